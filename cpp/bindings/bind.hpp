@@ -1,0 +1,46 @@
+// One bind_* function a subject; each file checks shapes, allocates, releases the GIL and calls.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "thermoq/matrix.hpp"
+
+namespace py = pybind11;
+
+using Bytes = py::array_t<std::uint8_t, py::array::c_style>;
+using SignedBytes = py::array_t<std::int8_t, py::array::c_style>;
+using Halves = py::array_t<std::uint16_t, py::array::c_style>;  // f16 bits
+using Doubles = py::array_t<double, py::array::c_style>;
+
+void bind_dispatch(py::module_& m);
+void bind_jumps(py::module_& m);
+void bind_packing(py::module_& m);
+void bind_quantize(py::module_& m);
+void bind_spectral(py::module_& m);
+
+inline std::size_t checked(py::ssize_t value, const char* name) {
+  if (value < 0) {
+    throw std::invalid_argument(std::string(name) + ": expected 0 or more, got " +
+                                std::to_string(value));
+  }
+  return static_cast<std::size_t>(value);
+}
+
+inline void check_size(py::ssize_t got, std::size_t expected, const char* name) {
+  if (static_cast<std::size_t>(got) != expected) {
+    throw std::invalid_argument(std::string(name) + ": expected " + std::to_string(expected) +
+                                " elements, got " + std::to_string(got));
+  }
+}
+
+inline thermoq::MatrixView matrix_view(const Bytes& source, thermoq::FloatType type,
+                                       py::ssize_t rows, py::ssize_t cols) {
+  const thermoq::MatrixView view{source.data(), type, checked(rows, "rows"), checked(cols, "cols")};
+  check_size(source.size(), view.rows * view.row_bytes(), "source");
+  return view;
+}

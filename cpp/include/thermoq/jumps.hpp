@@ -1,0 +1,47 @@
+// Jumps of time parameters at the boundaries between time groups, and the scores made of them
+// (the original specification's smoothness metrics).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace thermoq {
+
+enum class Severity : std::int8_t { none = -1, low = 0, medium = 1, high = 2 };
+
+struct TimeParametersView {
+  const double* scale;       // [layers, groups], >= 0
+  const double* zero_point;  // [layers, groups]
+  const double* weight;      // [layers], how much a layer counts; >= 0
+  std::size_t layers;
+  std::size_t groups;
+  int activation_bits;
+};
+
+// Caller-owned arrays, boundaries = groups - 1.
+struct LayerJumps {
+  double* scale_jump;       // [layers, boundaries], not clipped
+  double* zero_point_jump;  // [layers, boundaries], not clipped
+  double* boundary_score;   // [layers, boundaries], of the jumps clipped to 1
+};
+
+struct ModelJumps {
+  double* scale_jump;                 // [boundaries], weighted mean of the clipped jumps
+  double* zero_point_jump;            // [boundaries]
+  double* unclipped_scale_jump;       // [boundaries]
+  double* unclipped_zero_point_jump;  // [boundaries]
+  double* boundary_score;             // [boundaries], 1 - (scale_jump + zero_point_jump) / 2
+  Severity* severity;                 // [boundaries], none where no jump exceeds the threshold
+};
+
+//   scale_jump[l,i]      = |scale[i+1] - scale[i]| / scale[i]     0 if both are 0, 1 if only
+//   scale[i] is zero_point_jump[l,i] = |zero_point[i+1] - zero_point[i]| / (2^a - 1)     0 if
+//   either scale is 0
+void boundary_jumps(const TimeParametersView& parameters, double threshold,
+                    const LayerJumps& per_layer, const ModelJumps& model) noexcept;
+
+// How bad a boundary with these two jumps is: by the larger one, above 0.50 high, from 0.30 medium,
+// else low; none unless it exceeds `threshold`.
+Severity severity_of(double scale_jump, double zero_point_jump, double threshold) noexcept;
+
+}  // namespace thermoq

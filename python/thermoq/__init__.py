@@ -1,0 +1,60 @@
+"""Time-aware low-bit quantization of diffusion models, with a report you can check.
+
+The verbs are those of the command line: `quantize`, `baseline`, `inspect`, `verify`, `export`.
+They are imported on first use, so that `import thermoq` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thermoq.config import QuantizationConfig
+    from thermoq.errors import InputError, ThermoqError, UsageError
+    from thermoq.exporting import export
+    from thermoq.inspection import inspect
+    from thermoq.pipeline import baseline, quantize
+    from thermoq.report.model import Report
+    from thermoq.verification import verify
+
+_HOMES = {
+    "QuantizationConfig": "config",
+    "InputError": "errors",
+    "ThermoqError": "errors",
+    "UsageError": "errors",
+    "Report": "report.model",
+    "baseline": "pipeline",
+    "export": "exporting",
+    "inspect": "inspection",
+    "quantize": "pipeline",
+    "verify": "verification",
+}
+
+__all__ = [  # noqa: RUF022 (values, errors, verbs)
+    "QuantizationConfig",
+    "Report",
+    "InputError",
+    "ThermoqError",
+    "UsageError",
+    "baseline",
+    "export",
+    "inspect",
+    "quantize",
+    "verify",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("thermoq")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'thermoq' has no attribute {name!r}")
+    value = getattr(import_module(f"thermoq.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
