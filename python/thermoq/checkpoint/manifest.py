@@ -1,0 +1,166 @@
+"""`thermoq.json`: what a quantized component holds, and how to read it (docs/format.md)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from thermoq.checkpoint.carried import MANIFEST_NAME
+from thermoq.checkpoint.header import DTYPE_BITS
+from thermoq.checkpoint.strict_json import read_json_object
+from thermoq.checkpoint.untrusted import bad_file, shown
+from thermoq.errors import InputError
+from thermoq.report.model import LayerClass
+from thermoq.weights import Q8_GROUP_SIZE, Scheme
+
+FORMAT_VERSION = 1
+
+
+def _known_dtype(name: str) -> str:
+    if name not in DTYPE_BITS:
+        raise ValueError("expected a safetensors dtype")
+    return name
+
+
+def _known_bit_width(bit_width: int) -> int:
+    if bit_width not in (2, 4, 8):
+        raise ValueError("expected 2, 4 or 8")
+    return bit_width
+
+
+BitWidth = Annotated[int, AfterValidator(_known_bit_width)]
+Dimension = Annotated[int, Field(ge=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class _Tensor(_Part):
+    shape: tuple[Dimension, ...]
+    source_dtype: Annotated[str, AfterValidator(_known_dtype)]
+    same_as: str | None = None
+    sha256: str | None = Field(default=None, description="of the stored parts; null with same_as")
+
+    @property
+    def num_weights(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes in the source checkpoint."""
+        return DTYPE_BITS[self.source_dtype] * self.num_weights // 8
+
+
+class CopiedTensor(_Tensor):
+    """Stored bit for bit under its own name."""
+
+    encoding: Literal["copied"] = "copied"
+    reason: str
+
+
+class QuantizedTensor(_Tensor):
+    """Stored as codes and group parameters under NAME.codes, NAME.scale, NAME.minimum."""
+
+    encoding: Literal["affine", "q8"]
+    layer_class: LayerClass
+    bit_width: BitWidth
+    group_size: Annotated[int, Field(ge=8, multiple_of=8)]
+    row_dimension: Annotated[int, Field(ge=0, le=1)] = 0
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> QuantizedTensor:
+        if self.row_dimension >= len(self.shape):
+            raise ValueError("expected a dimension of the shape as row_dimension")
+        if (self.encoding == "q8") != (self.bit_width == 8):
+            raise ValueError("expected 8 bits with q8 and 2 or 4 with affine")
+        if self.encoding == "q8" and self.group_size != Q8_GROUP_SIZE:
+            raise ValueError(f"expected groups of {Q8_GROUP_SIZE} with q8")
+        return self
+
+    @property
+    def scheme(self) -> Scheme:
+        """How its matrix is stored."""
+        return Scheme(self.encoding, self.bit_width, self.group_size)
+
+
+TensorEntry = Annotated[CopiedTensor | QuantizedTensor, Field(discriminator="encoding")]
+
+
+class TimeGroupTable(_Part):
+    """The time groups, noisiest first; group `g` starts at timestep `time_group_starts[g]`."""
+
+    num_timesteps: int
+    time_group_starts: tuple[float, ...]
+
+
+class Manifest(_Part):
+    """One quantized component."""
+
+    format: Literal["thermoq"] = "thermoq"
+    format_version: Literal[1] = 1
+    thermoq_version: str
+    component: str
+    phase: Literal["baseline"]
+    method: Literal["minmax"]
+    bit_width: BitWidth
+    time_groups: TimeGroupTable
+    schedule: str
+    tensors: dict[str, TensorEntry]
+    report: dict[str, Any] = Field(description="the run's report, without what varies by machine")
+
+
+def manifest_path(component_directory: Path) -> Path:
+    """Return where the manifest of a component lies."""
+    return component_directory / MANIFEST_NAME
+
+
+def write_manifest(manifest: Manifest, component_directory: Path) -> None:
+    """Write the manifest into a directory that nobody reads yet."""
+    text = manifest.model_dump_json(indent=1, exclude_none=True)
+    manifest_path(component_directory).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(component_directory: Path) -> Manifest:
+    """Read and check the manifest of a quantized component.
+
+    Raises InputError if there is none, if it is malformed, or if it names an encoding or a version
+    that this thermoq does not know.
+    """
+    path = manifest_path(component_directory)
+    if not path.is_file():
+        raise InputError(
+            f"{component_directory}: expected a checkpoint quantized by thermoq, "
+            f"got no {MANIFEST_NAME}"
+        )
+    content = read_json_object(path, strict=True)
+    if content.get("format_version") != FORMAT_VERSION:
+        got = shown(content.get("format_version"))
+        raise bad_file(path, f"expected format_version {FORMAT_VERSION}, got {got}")
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        raise bad_file(path, _first_problem(error)) from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = [str(part) for part in problem["loc"]]
+    if where[:1] == ["tensors"] and len(where) > 1:
+        place = f"tensor {shown(where[1])}" + (f": {'.'.join(where[2:])}" if where[2:] else "")
+    else:
+        place = ".".join(where) or "manifest"
+    if problem["type"] == "union_tag_invalid":
+        return f"{place}: expected a known encoding, got {problem['ctx']['tag']}"
+    return f"{place}: {problem['msg']}, got {shown(problem['input'])}"

@@ -1,0 +1,180 @@
+"""Safetensors files written as their tensors come, sharded, with everything planned beforehand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermoq.checkpoint.header import DTYPE_BITS
+
+# What transformers and diffusers ask of a file before they read it.
+_METADATA = {"format": "pt"}
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """One tensor of a safetensors file: `name`, safetensors `dtype`, `shape`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes in the file."""
+        return DTYPE_BITS[self.dtype] * math.prod(self.shape) // 8
+
+
+@dataclass(frozen=True)
+class WrittenFiles:
+    """What `CheckpointWriter` made: the safetensors files, their bytes, those of the headers."""
+
+    paths: tuple[Path, ...]
+    total_bytes: int
+    header_bytes: int
+
+
+@dataclass(frozen=True)
+class _Shard:
+    path: Path
+    parts: tuple[StoredPart, ...]
+
+    def layout(self) -> tuple[bytes, dict[str, int]]:
+        """Return the file's beginning (length and header) and each part's offset in the file.
+
+        Wider types lie first, so that every tensor is aligned to its element.
+        """
+        ordered = sorted(self.parts, key=lambda part: -DTYPE_BITS[part.dtype])
+        header: dict[str, object] = {"__metadata__": _METADATA}
+        starts: dict[str, int] = {}
+        end = 0
+        for part in ordered:
+            starts[part.name] = end
+            header[part.name] = {
+                "dtype": part.dtype,
+                "shape": list(part.shape),
+                "data_offsets": [end, end + part.nbytes],
+            }
+            end += part.nbytes
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        beginning = struct.pack("<Q", len(text)) + text
+        return beginning, {name: len(beginning) + start for name, start in starts.items()}
+
+
+class CheckpointWriter:
+    """Writes a component's safetensors files into `directory`, one tensor at a time.
+
+    `tensors` maps each tensor to the parts it is stored as, in the order of writing; a tensor's
+    parts share a shard, and a shard holds at most `max_shard_bytes` unless one tensor needs more.
+    Everything lies at an offset fixed beforehand, so nothing is held back. Use as a context
+    manager; `OSError` passes through.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        stem: str,
+        tensors: Mapping[str, Sequence[StoredPart]],
+        max_shard_bytes: int,
+    ) -> None:
+        self._directory = directory
+        self._stem = stem
+        self._shards = _shards(directory, stem, tensors, max_shard_bytes)
+        self._tensors = tensors
+        self._shard_of = {part.name: shard for shard in self._shards for part in shard.parts}
+        self._files: dict[Path, int] = {}
+        self._offsets: dict[Path, dict[str, int]] = {}
+        self._header_bytes = 0
+        self._written: set[str] = set()
+
+    def __enter__(self) -> CheckpointWriter:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for shard in self._shards:
+            beginning, self._offsets[shard.path] = shard.layout()
+            self._header_bytes += len(beginning)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            self._files[shard.path] = os.open(shard.path, flags, 0o644)
+            _write_at(self._files[shard.path], memoryview(beginning), 0)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for descriptor in self._files.values():
+            os.close(descriptor)
+
+    def write(self, tensor: str, arrays: Sequence[NDArray[np.generic]]) -> str:
+        """Write the parts of `tensor` and return the SHA-256 of their bytes, one after another."""
+        digest = hashlib.sha256()
+        for part, array in zip(self._tensors[tensor], arrays, strict=True):
+            data = array.reshape(-1).view(np.uint8)
+            if data.nbytes != part.nbytes:
+                raise ValueError(f"{part.name}: expected {part.nbytes} bytes, got {data.nbytes}")
+            view = data.data
+            digest.update(view)
+            path = self._shard_of[part.name].path
+            _write_at(self._files[path], view, self._offsets[path][part.name])
+            self._written.add(part.name)
+        return digest.hexdigest()
+
+    def finish(self) -> WrittenFiles:
+        """Write the index if there are several shards; every tensor must have been written."""
+        missing = self._shard_of.keys() - self._written
+        if missing:
+            raise ValueError(f"never written: {min(missing)}")
+        if len(self._shards) > 1:
+            self._write_index()
+        total = sum(os.fstat(descriptor).st_size for descriptor in self._files.values())
+        return WrittenFiles(tuple(self._files), total, self._header_bytes)
+
+    def _write_index(self) -> None:
+        total = sum(part.nbytes for shard in self._shards for part in shard.parts)
+        index = {
+            "metadata": {"total_size": total},
+            "weight_map": {name: self._shard_of[name].path.name for name in sorted(self._shard_of)},
+        }
+        path = self._directory / f"{self._stem}.safetensors.index.json"
+        path.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _shards(
+    directory: Path, stem: str, tensors: Mapping[str, Sequence[StoredPart]], max_shard_bytes: int
+) -> list[_Shard]:
+    """Fill shards in the order of the tensors."""
+    groups: list[list[StoredPart]] = [[]]
+    size = 0
+    for parts in tensors.values():
+        nbytes = sum(part.nbytes for part in parts)
+        if groups[-1] and size + nbytes > max_shard_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].extend(parts)
+        size += nbytes
+    if len(groups) == 1:
+        return [_Shard(directory / f"{stem}.safetensors", tuple(groups[0]))]
+    names = (f"{stem}-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1))
+    return [
+        _Shard(directory / name, tuple(group)) for name, group in zip(names, groups, strict=True)
+    ]
+
+
+def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    """pwrite until done: one call writes at most 2 GiB, and less on a full disk."""
+    while data.nbytes:
+        written = os.pwrite(descriptor, data, offset)
+        data = data[written:]
+        offset += written

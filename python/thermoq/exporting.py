@@ -1,0 +1,137 @@
+"""`export`: a dense checkpoint with the original names, for tools that know nothing of thermoq."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermoq import _core
+from thermoq.checkpoint.atomic_directory import atomic_directory, check_target, sync_tree
+from thermoq.checkpoint.carry import QUANTIZATION_KEY, carry_files
+from thermoq.checkpoint.manifest import CopiedTensor
+from thermoq.checkpoint.quantized import QuantizedComponent, open_quantized
+from thermoq.checkpoint.reader import MappedFiles
+from thermoq.checkpoint.untrusted import bad_tensor
+from thermoq.checkpoint.writer import CheckpointWriter, StoredPart
+from thermoq.config import load_config
+from thermoq.errors import UsageError
+from thermoq.progress import NoProgress, Progress
+from thermoq.weights import FLOAT_TYPES
+
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def export(
+    directory: Path | str,
+    target: Path | str,
+    *,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    max_shard_size: str | int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Decode the quantized checkpoint `directory` into the new directory `target`.
+
+    Floating-point tensors take `dtype` ("float32", "float16", "bfloat16"; None: each its original
+    one), rounded half to even from the f32 value; integers, booleans, f64 and f8 stay as they are.
+    Returns `target`.
+
+    Raises UsageError for a wrong argument, InputError for a wrong file or where a finite weight
+    would become infinite in `dtype`; nothing is written then.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(f"--dtype: expected {', '.join(DTYPES)}, got {dtype}")
+    settings = load_config(None, {"max_shard_size": max_shard_size, "threads": threads})
+    progress = progress or NoProgress()
+    source, destination = Path(directory), Path(target)
+    checkpoint, components = open_quantized(source)
+    check_target(destination, overwrite=overwrite, inputs=(source,))
+    progress.start(
+        "export",
+        sum(len(part.manifest.tensors) for part in components),
+        sum(t.nbytes for part in components for t in part.component.tensors.values()),
+    )
+    wanted = DTYPES[dtype] if dtype else None
+    with atomic_directory(destination) as temporary, MappedFiles() as files:
+        for part in components:
+            exporter = _Exporter(part, wanted, settings.threads, files, progress)
+            exporter.run(temporary / part.component.name, settings.max_shard_bytes)
+        configs = {part.component.name: _dense_config(part, dtype) for part in components}
+        carry_files(checkpoint, temporary, configs)
+        sync_tree(temporary)
+    return destination
+
+
+class _Exporter:
+    """Writes one component densely."""
+
+    def __init__(
+        self,
+        part: QuantizedComponent,
+        dtype: str | None,
+        threads: int,
+        files: MappedFiles,
+        progress: Progress,
+    ) -> None:
+        self._part = part
+        self._dtype = dtype
+        self._threads = threads
+        self._files = files
+        self._progress = progress
+
+    def run(self, directory: Path, max_shard_bytes: int) -> None:
+        entries = self._part.manifest.tensors
+        names = list(self._part.names())
+        parts = {
+            name: (StoredPart(name, self._target_dtype(name), entries[name].shape),)
+            for name in names
+        }
+        stem = self._part.component.stem
+        with CheckpointWriter(directory, stem, parts, max_shard_bytes) as writer:
+            for name in names:
+                writer.write(name, [self._dense(name)])
+                self._part.release(name, self._files)
+                self._progress.advance(name, sum(p.nbytes for p in self._part.parts(name)))
+            writer.finish()
+
+    def _target_dtype(self, name: str) -> str:
+        source = self._part.manifest.tensors[name].source_dtype
+        return self._dtype if self._dtype and source in FLOAT_TYPES else source
+
+    def _dense(self, name: str) -> NDArray[np.uint8]:
+        entry = self._part.manifest.tensors[name]
+        target = self._target_dtype(name)
+        if not isinstance(entry, CopiedTensor):
+            decoded = self._part.decode(name, self._files, "F32", self._threads)
+            return self._convert(name, decoded, "F32", target)
+        return self._convert(name, self._part.decode(name, self._files), entry.source_dtype, target)
+
+    def _convert(
+        self, name: str, data: NDArray[np.uint8], source: str, target: str
+    ) -> NDArray[np.uint8]:
+        if source == target:
+            return data
+        converted, overflows = _core.convert(
+            data, FLOAT_TYPES[source], FLOAT_TYPES[target], self._threads
+        )
+        if overflows:
+            raise bad_tensor(
+                self._part.parts(name)[0].path,
+                name,
+                f"expected values within the range of {target}, got {overflows} beyond it",
+            )
+        return converted
+
+
+def _dense_config(part: QuantizedComponent, dtype: str | None) -> dict[str, Any] | None:
+    """Return the original config.json, with the new dtype where it names one."""
+    config = dict(part.component.config or {})
+    config.pop(QUANTIZATION_KEY, None)
+    for key in ("torch_dtype", "dtype"):
+        if dtype and isinstance(config.get(key), str):
+            config[key] = dtype
+    return config or None

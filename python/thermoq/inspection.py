@@ -1,0 +1,128 @@
+"""`inspect`: what is in a checkpoint, quantized or not, from headers and manifests alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from thermoq.checkpoint import Component, open_checkpoint
+from thermoq.checkpoint.manifest import CopiedTensor, QuantizedTensor, TensorEntry
+from thermoq.checkpoint.quantized import QuantizedComponent, is_quantized, open_quantized
+from thermoq.config import QuantizationConfig, load_config
+from thermoq.plan import TensorPlan, pattern_warnings, plan_component
+
+
+@dataclass(frozen=True)
+class InspectedTensor:
+    """One tensor: as it is stored, or as it would be. `layer_class` None: copied, for `reason`."""
+
+    component: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    num_weights: int
+    layer_class: str | None
+    reason: str
+    encoding: str
+    bit_width: int | None
+    source_bytes: int
+    stored_bytes: int
+    same_as: str | None
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Of what is stored; 0 where the bytes lie under `same_as`."""
+        return 8 * self.stored_bytes / self.num_weights if self.num_weights else 0.0
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A checkpoint's tensors. `quantized` tells whether thermoq wrote it or this is a plan."""
+
+    directory: Path
+    name: str
+    layout: str
+    quantized: bool
+    tensors: tuple[InspectedTensor, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of all tensors before quantization."""
+        return sum(tensor.source_bytes for tensor in self.tensors)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all tensors as stored, or as planned."""
+        return sum(tensor.stored_bytes for tensor in self.tensors)
+
+
+def inspect(
+    directory: Path | str, *, config: QuantizationConfig | Path | None = None, **settings: object
+) -> Inspection:
+    """Describe the checkpoint `directory`; of one that is not quantized, what thermoq would do.
+
+    `config` and `settings` are those of `quantize`. Reads headers only: identical tensors, which
+    are stored once, are known of quantized checkpoints alone.
+
+    Raises InputError and UsageError as `quantize` does.
+    """
+    root = Path(directory)
+    resolved = load_config(config, settings)
+    checkpoint = open_checkpoint(root, resolved.components, allow_quantized=True)
+    quantized = any(is_quantized(part) for part in checkpoint.components)
+    if quantized:
+        checkpoint, components = open_quantized(root)
+        tensors = [row for part in components for row in _stored(part)]
+        notes: tuple[str, ...] = checkpoint.notes
+    else:
+        checkpoint = open_checkpoint(root, resolved.components)
+        tensors = [row for part in checkpoint.components for row in _planned(part, resolved)]
+        notes = (*checkpoint.notes, *pattern_warnings(checkpoint, resolved))
+    return Inspection(root, checkpoint.name, checkpoint.layout, quantized, tuple(tensors), notes)
+
+
+def _planned(component: Component, config: QuantizationConfig) -> list[InspectedTensor]:
+    return [
+        _planned_tensor(component.name, plan)
+        for plan in plan_component(component, config, None).tensors
+    ]
+
+
+def _planned_tensor(component: str, plan: TensorPlan) -> InspectedTensor:
+    return InspectedTensor(
+        component=component,
+        name=plan.tensor.name,
+        shape=plan.tensor.shape,
+        dtype=plan.tensor.dtype,
+        num_weights=plan.num_weights,
+        layer_class=plan.layer.layer_class,
+        reason=plan.layer.reason,
+        encoding=plan.scheme.encoding if plan.scheme else "copied",
+        bit_width=plan.layer.bit_width,
+        source_bytes=plan.tensor.nbytes,
+        stored_bytes=plan.encoded_bytes,
+        same_as=None,
+    )
+
+
+def _stored(part: QuantizedComponent) -> list[InspectedTensor]:
+    return [_stored_tensor(part, name, part.manifest.tensors[name]) for name in part.names()]
+
+
+def _stored_tensor(part: QuantizedComponent, name: str, entry: TensorEntry) -> InspectedTensor:
+    quantized = entry if isinstance(entry, QuantizedTensor) else None
+    return InspectedTensor(
+        component=part.component.name,
+        name=name,
+        shape=entry.shape,
+        dtype=entry.source_dtype,
+        num_weights=entry.num_weights,
+        layer_class=quantized.layer_class if quantized else None,
+        reason=entry.reason if isinstance(entry, CopiedTensor) else "",
+        encoding=entry.encoding,
+        bit_width=quantized.bit_width if quantized else None,
+        source_bytes=entry.source_bytes,
+        stored_bytes=0 if entry.same_as else sum(p.nbytes for p in part.parts(name)),
+        same_as=entry.same_as,
+    )

@@ -1,0 +1,133 @@
+"""Jumps at time-group boundaries, boundary scores and violations (DESIGN section 5).
+
+    scale_jump[l,i]      = |scale[i+1] - scale[i]| / scale[i]
+    zero_point_jump[l,i] = |zero_point[i+1] - zero_point[i]| / (2^a - 1)
+    boundary_scores[i]   = 1 - (scale_jump[i] + zero_point_jump[i]) / 2
+    smoothness_score     = mean(boundary_scores)
+
+A layer's jumps are clipped to 1, then averaged over layers weighted by their number of weights.
+The core computes them; this module shapes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermoq import _core
+from thermoq.report.model import Boundary, Severity, Violation
+from thermoq.schedule import TimeGroups
+from thermoq.time_parameters import TimeParameters
+
+_SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high")
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LayerJumps:
+    """One layer's jumps, arrays [G - 1]; `scale_jump` and `zero_point_jump` clipped to 1."""
+
+    scale_jump: Floats
+    zero_point_jump: Floats
+    unclipped_scale_jump: Floats
+    boundary_scores: Floats
+    smoothness_score: float
+    violation_count: int
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """The model's boundaries and, in the order of the layers given, each layer's jumps."""
+
+    boundaries: tuple[Boundary, ...]
+    layers: tuple[LayerJumps, ...]
+
+    @property
+    def violations(self) -> list[Violation]:
+        """The boundaries whose larger jump exceeds the threshold."""
+        return [
+            Violation(
+                boundary_idx=boundary.boundary_idx,
+                scale_jump=boundary.scale_jump,
+                zero_point_jump=boundary.zero_point_jump,
+                severity=boundary.severity,
+            )
+            for boundary in self.boundaries
+            if boundary.severity is not None
+        ]
+
+    @property
+    def boundary_scores(self) -> list[float]:
+        """One score per boundary."""
+        return [boundary.score for boundary in self.boundaries]
+
+
+@dataclass(frozen=True)
+class ScoreStatistics:
+    """Of the boundary scores: all 1 and std 0 where there is one time group, so no boundary."""
+
+    minimum: float
+    maximum: float
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, scores: Sequence[float]) -> ScoreStatistics:
+        """Return minimum, maximum, mean and population standard deviation of `scores`."""
+        if not scores:
+            return cls(1.0, 1.0, 1.0, 0.0)
+        array = np.asarray(scores)
+        return cls(*(float(f(array)) for f in (np.min, np.max, np.mean, np.std)))
+
+
+def smoothness(
+    parameters: Sequence[TimeParameters],
+    num_weights: Sequence[int],
+    time_groups: TimeGroups,
+    activation_bits: int,
+    threshold: float,
+) -> Smoothness:
+    """Measure the jumps of `parameters`, one entry a layer, weighted by `num_weights`."""
+    scale = np.stack([p.scale for p in parameters])
+    zero_point = np.stack([p.zero_point for p in parameters])
+    weight = np.asarray(num_weights, dtype=np.float64)
+    jumps = _core.boundary_jumps(scale, zero_point, weight, activation_bits, threshold)
+    boundaries = tuple(
+        Boundary(
+            boundary_idx=i,
+            timestep=float(time_groups.starts[i + 1]),
+            scale_jump=float(jumps.scale_jump[i]),
+            zero_point_jump=float(jumps.zero_point_jump[i]),
+            unclipped_scale_jump=float(jumps.unclipped_scale_jump[i]),
+            unclipped_zero_point_jump=float(jumps.unclipped_zero_point_jump[i]),
+            score=float(jumps.boundary_score[i]),
+            severity=_severity(int(jumps.severity[i])),
+        )
+        for i in range(len(time_groups) - 1)
+    )
+    layers = tuple(_layer_jumps(jumps, layer, threshold) for layer in range(len(parameters)))
+    return Smoothness(boundaries, layers)
+
+
+def _layer_jumps(jumps: _core.BoundaryJumps, layer: int, threshold: float) -> LayerJumps:
+    unclipped = jumps.layer_scale_jump[layer]
+    scale_jump = np.minimum(unclipped, 1.0)
+    zero_point_jump = np.minimum(jumps.layer_zero_point_jump[layer], 1.0)
+    scores = jumps.layer_boundary_score[layer]
+    worst = np.maximum(scale_jump, zero_point_jump)
+    return LayerJumps(
+        scale_jump=scale_jump,
+        zero_point_jump=zero_point_jump,
+        unclipped_scale_jump=unclipped,
+        boundary_scores=scores,
+        smoothness_score=ScoreStatistics.of(scores.tolist()).mean,
+        violation_count=int(np.count_nonzero(worst > threshold)),
+    )
+
+
+def _severity(value: int) -> Severity | None:
+    return None if value < 0 else _SEVERITIES[value]

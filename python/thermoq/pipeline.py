@@ -1,0 +1,265 @@
+"""Plan, per-tensor work, writer, report: the one place that orders the steps of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thermoq.assessment import Run
+from thermoq.checkpoint import Checkpoint, MappedFiles, open_checkpoint
+from thermoq.checkpoint.atomic_directory import atomic_directory, check_target, sync_tree
+from thermoq.checkpoint.carry import QUANTIZATION_KEY, carry_files, tree_bytes
+from thermoq.checkpoint.manifest import FORMAT_VERSION, Manifest, TimeGroupTable, write_manifest
+from thermoq.config import QuantizationConfig, load_config
+from thermoq.errors import InputError
+from thermoq.fingerprint import Fingerprint
+from thermoq.plan import pattern_warnings, plan_component, weight_files
+from thermoq.progress import NoProgress, Progress
+from thermoq.provenance import Stopwatch, describe, version
+from thermoq.report.atomic import StagedFiles, check_writable
+from thermoq.report.model import Report, Sizes
+from thermoq.reporting import Trajectory, build_report, report_for_manifest, validate
+from thermoq.schedule import schedule_for, uniform_time_groups
+from thermoq.summary import sizes
+from thermoq.work import ComponentResult, Worker
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """Where the reports go; the log takes the JSON report's name with `.log`."""
+
+    json: Path | None = None
+    html: Path | None = None
+
+    @property
+    def log(self) -> Path | None:
+        """The log's path, None without a JSON report."""
+        return self.json.with_suffix(".log") if self.json else None
+
+    def check(self, model: Path, output: Path) -> None:
+        """Refuse paths that cannot be written, coincide, or lie in the model or the output."""
+        paths = [path for path in (self.json, self.html, self.log) if path is not None]
+        if len({path.resolve() for path in paths}) < len(paths):
+            raise InputError(
+                f"{paths[0]}: expected different files for the JSON report, the HTML report and "
+                "the log (the JSON report's name with .log), got the same one twice"
+            )
+        for path in paths:
+            for directory in (model, output):
+                if directory.resolve() in path.resolve().parents:
+                    raise InputError(f"{path}: expected a report outside {directory}")
+            check_writable(path)
+
+    def stage(self, report: Report, files: StagedFiles) -> None:
+        """Render the reports and stage them."""
+        if self.json is not None and self.log is not None:
+            from thermoq.report.json import to_json
+            from thermoq.report.log import render_log
+
+            files.add(self.json, to_json(report))
+            files.add(self.log, render_log(report))
+        if self.html is not None:
+            from thermoq.report.html import render_html
+
+            files.add(self.html, render_html(report))
+
+
+def quantize(
+    model: Path | str,
+    output: Path | str,
+    *,
+    config: QuantizationConfig | Path | str | None = None,
+    report: Path | str | None = None,
+    html_report: Path | str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    command: str | None = None,
+    carried_flags: Sequence[str] = (),
+    **settings: object,
+) -> Report:
+    """Quantize the checkpoint directory `model` into the new directory `output`.
+
+    `config` is a configuration or the path of a YAML file; `settings` are the flags of
+    `thermoq quantize` with underscores (`bit_width=4`, `num_time_groups=10`, ...) and win over it.
+    `report` and `html_report` name the JSON and HTML reports; the log takes the JSON report's name
+    with `.log`. `command` and `carried_flags` are for reports: what was typed, and the flags that
+    the advised next command repeats. Returns the report.
+
+    Raises UsageError for a wrong setting and InputError for a wrong file; nothing is written then.
+    """
+    stopwatch = Stopwatch()
+    source, target = Path(model), Path(output)
+    paths = ReportPaths(_path(report), _path(html_report))
+    resolved = load_config(Path(config) if isinstance(config, str) else config, settings)
+    with stopwatch.measure("plan_s"):
+        checkpoint = open_checkpoint(source, resolved.components)
+        check_target(target, overwrite=overwrite, inputs=(source,))
+        paths.check(source, target)
+        trajectory = _trajectory(checkpoint, resolved)
+    job = _Job(
+        checkpoint=checkpoint,
+        config=resolved,
+        trajectory=trajectory,
+        stopwatch=stopwatch,
+        run=Run(
+            model=str(model),
+            output=str(output),
+            bit_width=resolved.bit_width,
+            num_time_groups=resolved.num_time_groups,
+            num_timesteps=trajectory.schedule.num_timesteps,
+            carried=tuple(carried_flags),
+            writes_report=report is not None,
+            writes_html_report=html_report is not None,
+        ),
+        command=command or f"thermoq.quantize({str(model)!r}, {str(output)!r})",
+    )
+    with StagedFiles() as staged:
+        with atomic_directory(target) as temporary:
+            final = job.write(temporary, target, progress or NoProgress())
+            paths.stage(final, staged)
+        staged.publish()
+    return final
+
+
+def baseline(model: Path | str, output: Path | str, **arguments: Any) -> Report:
+    """Quantize with `minmax` and measure Phase 1's metrics; arguments as for `quantize`."""
+    return quantize(model, output, **arguments, method="minmax")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run whose input and settings were found in order."""
+
+    checkpoint: Checkpoint
+    config: QuantizationConfig
+    trajectory: Trajectory
+    stopwatch: Stopwatch
+    run: Run
+    command: str
+
+    def write(self, temporary: Path, target: Path, progress: Progress) -> Report:
+        """Write the whole output into `temporary` and return the report."""
+        fingerprint = Fingerprint()
+        results = self._work(temporary, fingerprint, progress)
+        with self.stopwatch.measure("write_s"):
+            carry_files(self.checkpoint, temporary, _configs(self.checkpoint, self.config))
+        with self.stopwatch.measure("validation_s"):
+            layers = [layer for result in results for layer in result.layers]
+            validated = validate(layers, self.trajectory, self.config)
+        measured = _sizes(results, tree_bytes(temporary))
+
+        def report_now() -> Report:
+            return build_report(
+                model_name=self.checkpoint.name,
+                config=self.config,
+                trajectory=self.trajectory,
+                results=results,
+                validated=validated,
+                sizes=measured,
+                warnings=[
+                    *self.checkpoint.notes,
+                    *pattern_warnings(self.checkpoint, self.config),
+                ],
+                provenance=describe(
+                    self.config,
+                    self.stopwatch,
+                    command=self.command,
+                    model=self.checkpoint.directory,
+                    output=target,
+                    input_fingerprint=fingerprint.value(),
+                ),
+                run=self.run,
+            )
+
+        with self.stopwatch.measure("report_s"):
+            embedded = report_for_manifest(report_now())
+        with self.stopwatch.measure("write_s"):
+            _write_manifests(results, self.config, self.trajectory, embedded, temporary)
+            sync_tree(temporary)
+        return report_now()
+
+    def _work(
+        self, temporary: Path, fingerprint: Fingerprint, progress: Progress
+    ) -> list[ComponentResult]:
+        with MappedFiles() as files:
+            with self.stopwatch.measure("plan_s"):
+                plans = [
+                    plan_component(part, self.config, files) for part in self.checkpoint.components
+                ]
+            worker = Worker(self.config, files, fingerprint, self.stopwatch, progress)
+            worker.start(plans)
+            return [worker.run(plan, temporary / plan.component.name) for plan in plans]
+
+
+def _path(path: Path | str | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _trajectory(checkpoint: Checkpoint, config: QuantizationConfig) -> Trajectory:
+    schedule = schedule_for(checkpoint.scheduler_config, checkpoint.components[0].config)
+    return Trajectory(schedule, uniform_time_groups(schedule.num_timesteps, config.num_time_groups))
+
+
+def _configs(
+    checkpoint: Checkpoint, config: QuantizationConfig
+) -> dict[str, dict[str, Any] | None]:
+    """Return each component's config.json with the entry that loaders look for."""
+    entry = {
+        "quant_method": "thermoq",
+        "format_version": FORMAT_VERSION,
+        "thermoq_version": version(),
+        "bit_width": config.bit_width,
+        "encoding": config.weight_encoding,
+        "group_size": config.resolved_group_size,
+        "method": config.resolved_method,
+        "phase": "baseline",
+        "num_time_groups": config.num_time_groups,
+        "activation_bits": config.activation_bits,
+    }
+    return {
+        part.name: {**(part.config or {}), QUANTIZATION_KEY: entry}
+        for part in checkpoint.components
+    }
+
+
+def _sizes(results: Sequence[ComponentResult], directory_bytes: int) -> Sizes:
+    return sizes(
+        [plan for result in results for plan in result.plan.tensors],
+        source_bytes=sum(
+            path.stat().st_size
+            for result in results
+            for path in weight_files(result.plan.component)
+        ),
+        model_bytes=sum(result.written.total_bytes for result in results),
+        header_bytes=sum(result.written.header_bytes for result in results),
+        directory_bytes=directory_bytes,
+    )
+
+
+def _write_manifests(
+    results: Sequence[ComponentResult],
+    config: QuantizationConfig,
+    trajectory: Trajectory,
+    report: dict[str, Any],
+    temporary: Path,
+) -> None:
+    groups = TimeGroupTable(
+        num_timesteps=trajectory.time_groups.num_timesteps,
+        time_group_starts=trajectory.time_groups.starts,
+    )
+    for result in results:
+        component = result.plan.component.name
+        manifest = Manifest(
+            thermoq_version=version(),
+            component=component,
+            phase="baseline",
+            method=config.resolved_method,
+            bit_width=config.bit_width,
+            time_groups=groups,
+            schedule=trajectory.schedule.description,
+            tensors=result.entries,
+            report=report,
+        )
+        write_manifest(manifest, temporary / component)

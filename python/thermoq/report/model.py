@@ -1,0 +1,255 @@
+"""The report as typed values: what `thermoq.quantize` returns and what the JSON, HTML and log show.
+
+Every figure here was computed elsewhere; this module only names and shapes them. Top-level names up
+to `common_violation_patterns` are the original specification's; the rest are thermoq's additions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+REPORT_FORMAT_VERSION = 1
+
+Severity = Literal["low", "medium", "high"]
+Encoding = Literal["affine", "q8"]
+LayerClass = Literal["body", "modulation", "sensitive", "table"]
+ParameterSource = Literal["noise-schedule prior", "none"]
+Ratio = Annotated[float, Field(ge=0.0)]
+
+
+class ReportPart(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Violation(ReportPart):
+    """A boundary whose scale or zero-point jump exceeds the threshold."""
+
+    boundary_idx: int
+    scale_jump: float
+    zero_point_jump: float
+    severity: Severity
+
+
+class Boundary(ReportPart):
+    """The transition between time group `boundary_idx` and the next, over the whole model.
+
+    Jumps are clipped to 1 per layer before averaging (weighted by number of weights); the
+    `unclipped_*` pair is the same average without the clip.
+    """
+
+    boundary_idx: int
+    timestep: float = Field(description="the timestep at which the later group starts")
+    scale_jump: float
+    zero_point_jump: float
+    unclipped_scale_jump: float
+    unclipped_zero_point_jump: float
+    score: float
+    severity: Severity | None = Field(description="null where the boundary is no violation")
+
+
+class TimeGroupRow(ReportPart):
+    """A contiguous run of timesteps, in sampling order: group 0 is the noisiest."""
+
+    group: int
+    start_timestep: float
+    end_timestep: float
+    signal_variance: float = Field(description="signal^2 at the group's middle timestep")
+    noise_variance: float = Field(description="noise^2 at the group's middle timestep")
+
+
+class LayerTimeParameters(ReportPart):
+    """Activation parameters of one layer, one value per time group, and their jumps."""
+
+    parameter_source: ParameterSource
+    spectral_concentration: float = Field(description="kappa = in * sigma_1^2 / ||W||_F^2")
+    scale: list[float]
+    zero_point: list[float]
+    scale_jump: list[float] = Field(description="per boundary, clipped to 1")
+    zero_point_jump: list[float]
+    unclipped_scale_jump: list[float]
+    boundary_scores: list[float]
+    smoothness_score: float
+    violation_count: int
+
+
+class LayerRow(ReportPart):
+    """One quantized tensor."""
+
+    name: str
+    component: str
+    layer_class: LayerClass
+    shape: list[int]
+    source_dtype: str
+    num_weights: int
+    bit_width: int
+    encoding: Encoding
+    group_size: int
+    stored_bytes: int = Field(description="bytes on disk; 0 if stored under `same_as`")
+    bits_per_weight: float = Field(description="of the encoding, stored once or not")
+    relative_squared_error: float = Field(description="||W^ - W||^2 / ||W||^2; 0 for W = W^ = 0")
+    cosine_similarity: float = Field(description="of W and W^ as vectors; 1 for W = W^ = 0")
+    max_error: float = Field(description="largest |W^ - W|")
+    squared_error: float
+    source_energy: float = Field(description="||W||^2")
+    in_headline: bool = Field(description="counts in the smoothness figures (tables do not)")
+    same_as: str | None = Field(description="the tensor with identical bytes that is stored")
+    time_parameters: LayerTimeParameters | None
+
+
+class CopiedRow(ReportPart):
+    """A tensor that was copied bit for bit, and why."""
+
+    name: str
+    component: str
+    shape: list[int]
+    source_dtype: str
+    stored_bytes: int
+    reason: str
+    same_as: str | None
+
+
+class ClassRow(ReportPart):
+    """Bits and bytes of one layer class."""
+
+    layer_class: str = Field(description="a layer class, or `copied`")
+    num_tensors: int
+    num_weights: int
+    source_bytes: int
+    stored_bytes: int
+    bits_per_weight: float
+    relative_squared_error: float | None = Field(description="over the class; null for `copied`")
+
+
+class Sizes(ReportPart):
+    """Bytes and bits per weight as they lie on disk.
+
+    The quantized components' safetensors files are `quantized_bytes + copied_bytes +
+    header_bytes = model_bytes` long; the source's are `source_bytes`.
+    """
+
+    source_bytes: int
+    model_bytes: int
+    quantized_bytes: int
+    copied_bytes: int
+    header_bytes: int
+    directory_bytes: int = Field(description="every file of the output directory but the manifest")
+    num_weights: int = Field(description="of all tensors")
+    num_quantized_weights: int
+    bits_per_weight_quantized: float
+    bits_per_weight_component: float
+    bits_per_weight_directory: float
+
+
+class Pattern(ReportPart):
+    """A recognised pattern of violations: what it means and what to do."""
+
+    kind: Literal["early", "late", "uniform", "high_severity"]
+    title: str
+    boundaries: list[int]
+    cause: str
+    impact: str
+    advice: str
+
+
+class Characteristic(ReportPart):
+    """One expectation of the specification, held against this model."""
+
+    name: str
+    expected: str
+    actual: str
+    met: bool
+
+
+class Assessment(ReportPart):
+    """The verdict in words: band, causes, actions, and the next command to type."""
+
+    band: Literal["poor", "typical", "good", "excellent"] | None = Field(
+        description="null if no layer has time parameters"
+    )
+    title: str
+    verdict: str
+    characteristics: list[Characteristic]
+    causes: list[str]
+    actions: list[str]
+    next_command: str
+    phase_targets: list[Characteristic]
+
+
+class Provenance(ReportPart):
+    """How the report came to be. Times are wall-clock seconds."""
+
+    cpu: str
+    simd_level: str
+    openmp: bool
+    threads: int
+    blas: str
+    python_version: str
+    platform: str
+    seed: int
+    command: str
+    started_at: str
+    input_path: str
+    output_path: str
+    input_fingerprint: str
+    calibration_fingerprint: str | None
+    times_s: dict[str, float]
+
+
+class Thermodynamics(ReportPart):
+    """The part that `thermodynamic.validation.enabled: false` leaves out."""
+
+    smoothness_threshold: float
+    max_possible_jump: float
+    total_jump: float | None
+    boundaries: list[Boundary]
+    time_groups: list[TimeGroupRow]
+    schedule: str
+    num_timesteps: int
+    num_layers_with_time_parameters: int
+    worst_layers: list[str]
+
+
+class Report(ReportPart):
+    """The report of one run. Sizes in MB are 10^6 bytes.
+
+    The scores are null where no layer has time parameters. All fields of the thermodynamic part
+    are absent from the JSON if validation was switched off (`thermodynamics` is None then).
+    """
+
+    format_version: Literal[1] = 1
+    thermoq_version: str
+    model_name: str
+    phase: Literal["baseline"]
+    method: Literal["minmax"]
+    encoding: Encoding
+    bit_width: int
+    group_size: int
+    activation_bits: int
+    num_time_groups: int
+    sampling_steps: int
+    parameter_source: ParameterSource
+    smoothness_score: float | None = None
+    violation_count: int | None = None
+    violations: list[Violation] | None = None
+    boundary_scores: list[float] | None = None
+    cosine_similarity: float | None
+    relative_squared_error: float | None
+    compression_ratio: float
+    nominal_compression_ratio: float
+    model_size_mb: float
+    min_boundary_score: float | None = None
+    max_boundary_score: float | None = None
+    mean_boundary_score: float | None = None
+    std_boundary_score: float | None = None
+    common_violation_patterns: list[str] | None = None
+    thermodynamics: Thermodynamics | None = None
+    patterns: list[Pattern] | None = None
+    assessment: Assessment | None = None
+    sizes: Sizes
+    layer_classes: list[ClassRow]
+    layers: list[LayerRow]
+    copied: list[CopiedRow]
+    warnings: list[str]
+    provenance: Provenance

@@ -1,0 +1,243 @@
+"""Assembles the report of a run from its results; the arithmetic is in `summary` and `metrics`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from thermoq import summary
+from thermoq.assessment import Figures, Run, assess
+from thermoq.config import QuantizationConfig
+from thermoq.metrics import ScoreStatistics, Smoothness, smoothness
+from thermoq.patterns import common_violation_patterns, find_patterns
+from thermoq.prior import prior_parameters
+from thermoq.provenance import version
+from thermoq.report.model import (
+    LayerRow,
+    ParameterSource,
+    Provenance,
+    Report,
+    Sizes,
+    Thermodynamics,
+    TimeGroupRow,
+)
+from thermoq.schedule import NoiseSchedule, TimeGroups
+from thermoq.summary import LayerResult
+from thermoq.work import ComponentResult
+
+_WORST_LAYERS = 5
+
+# What differs between machines and runs, and must not show in a checkpoint's bytes.
+_VARYING_PROVENANCE = {
+    "cpu",
+    "simd_level",
+    "openmp",
+    "threads",
+    "blas",
+    "python_version",
+    "platform",
+    "command",
+    "started_at",
+    "input_path",
+    "output_path",
+    "times_s",
+}
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The noise schedule and how it is cut into time groups."""
+
+    schedule: NoiseSchedule
+    time_groups: TimeGroups
+
+    def rows(self) -> list[TimeGroupRow]:
+        """Return the report's row of each time group."""
+        groups = self.time_groups
+        rows = []
+        for group, (start, end, middle) in enumerate(
+            zip(groups.starts, groups.ends, groups.middles, strict=True)
+        ):
+            signal, noise = self.schedule.variances(middle)
+            rows.append(
+                TimeGroupRow(
+                    group=group,
+                    start_timestep=start,
+                    end_timestep=end,
+                    signal_variance=signal,
+                    noise_variance=noise,
+                )
+            )
+        return rows
+
+
+@dataclass(frozen=True)
+class Validated:
+    """The layers with their time parameters and jumps; `smoothness` None if no layer has any."""
+
+    layers: tuple[LayerResult, ...]
+    smoothness: Smoothness | None
+
+
+def validate(
+    layers: Sequence[LayerResult], trajectory: Trajectory, config: QuantizationConfig
+) -> Validated:
+    """Give each layer its time parameters and measure their jumps (Phase 1)."""
+    timed = [
+        replace(
+            layer,
+            time_parameters=prior_parameters(
+                layer.spectral_concentration,
+                trajectory.schedule,
+                trajectory.time_groups,
+                config.activation_bits,
+            ),
+        )
+        for layer in layers
+        if layer.spectral_concentration is not None
+    ]
+    if not timed:
+        return Validated(tuple(layers), None)
+    measured = smoothness(
+        [layer.time_parameters for layer in timed if layer.time_parameters is not None],
+        [layer.plan.num_weights for layer in timed],
+        trajectory.time_groups,
+        config.activation_bits,
+        config.thermodynamic.validation.smoothness_threshold,
+    )
+    jumped = {
+        (layer.component, layer.plan.tensor.name): replace(layer, jumps=jumps)
+        for layer, jumps in zip(timed, measured.layers, strict=True)
+    }
+    return Validated(
+        tuple(jumped.get((layer.component, layer.plan.tensor.name), layer) for layer in layers),
+        measured,
+    )
+
+
+def build_report(
+    *,
+    model_name: str,
+    config: QuantizationConfig,
+    trajectory: Trajectory,
+    results: Sequence[ComponentResult],
+    validated: Validated,
+    sizes: Sizes,
+    warnings: Sequence[str],
+    provenance: Provenance,
+    run: Run,
+) -> Report:
+    """Return the report of a run."""
+    plans = [plan for result in results for plan in result.plan.tensors]
+    layers = [summary.layer_row(layer) for layer in validated.layers]
+    timed = any(row.time_parameters is not None for row in layers)
+    source: ParameterSource = "noise-schedule prior" if timed else "none"
+    cosine = summary.cosine_similarity(layers)
+    return Report(
+        thermoq_version=version(),
+        model_name=model_name,
+        phase="baseline",
+        method=config.resolved_method,
+        encoding=config.weight_encoding,
+        bit_width=config.bit_width,
+        group_size=config.resolved_group_size,
+        activation_bits=config.activation_bits,
+        num_time_groups=config.num_time_groups,
+        sampling_steps=config.resolved_sampling_steps,
+        parameter_source=source,
+        cosine_similarity=cosine,
+        relative_squared_error=summary.relative_squared_error(layers),
+        compression_ratio=sizes.source_bytes / sizes.model_bytes,
+        nominal_compression_ratio=summary.nominal_compression_ratio(plans, config.bit_width),
+        model_size_mb=sizes.model_bytes / 1e6,
+        sizes=sizes,
+        layer_classes=summary.class_rows(layers, plans),
+        layers=layers,
+        copied=[
+            summary.copied_row(result.plan.component.name, plan)
+            for result in results
+            for plan in result.plan.tensors
+            if plan.scheme is None
+        ],
+        warnings=list(warnings),
+        provenance=provenance,
+        **_thermodynamic_part(config, trajectory, validated, layers, cosine, source, run),
+    )
+
+
+def report_for_manifest(report: Report) -> dict[str, Any]:
+    """Return the report without what differs between machines and runs.
+
+    The same input gives the same bytes on any number of threads and any SIMD level.
+    """
+    exclude: dict[str, Any] = {"provenance": _VARYING_PROVENANCE, "assessment": {"next_command"}}
+    return report.model_dump(mode="json", exclude=exclude, exclude_none=True)
+
+
+def _thermodynamic_part(
+    config: QuantizationConfig,
+    trajectory: Trajectory,
+    validated: Validated,
+    layers: Sequence[LayerRow],
+    cosine: float | None,
+    source: ParameterSource,
+    run: Run,
+) -> dict[str, Any]:
+    """Return the fields that `validation.enabled: false` leaves out."""
+    if not config.thermodynamic.validation.enabled:
+        return {}
+    measured = validated.smoothness
+    scores = measured.boundary_scores if measured else []
+    statistics = ScoreStatistics.of(scores) if measured else None
+    violations = measured.violations if measured else []
+    figures = Figures(
+        smoothness_score=statistics.mean if statistics else None,
+        boundary_scores=scores,
+        min_boundary_score=statistics.minimum if statistics else None,
+        max_boundary_score=statistics.maximum if statistics else None,
+        mean_boundary_score=statistics.mean if statistics else None,
+        std_boundary_score=statistics.std if statistics else None,
+        violations=violations,
+        cosine_similarity=cosine,
+        parameter_source=source,
+    )
+    return {
+        "smoothness_score": figures.smoothness_score,
+        "violation_count": len(violations),
+        "violations": violations,
+        "boundary_scores": scores,
+        "min_boundary_score": figures.min_boundary_score,
+        "max_boundary_score": figures.max_boundary_score,
+        "mean_boundary_score": figures.mean_boundary_score,
+        "std_boundary_score": figures.std_boundary_score,
+        "common_violation_patterns": common_violation_patterns(violations),
+        "patterns": find_patterns(violations, config.num_time_groups),
+        "thermodynamics": _thermodynamics(config, trajectory, measured, layers),
+        "assessment": assess(figures, run),
+    }
+
+
+def _thermodynamics(
+    config: QuantizationConfig,
+    trajectory: Trajectory,
+    measured: Smoothness | None,
+    layers: Sequence[LayerRow],
+) -> Thermodynamics:
+    boundaries = list(measured.boundaries) if measured else []
+    timed = {
+        f"{row.component}/{row.name}".lstrip("/"): row.time_parameters.smoothness_score
+        for row in layers
+        if row.time_parameters is not None
+    }
+    return Thermodynamics(
+        smoothness_threshold=config.thermodynamic.validation.smoothness_threshold,
+        max_possible_jump=2.0 * (config.num_time_groups - 1),
+        total_jump=sum(b.scale_jump + b.zero_point_jump for b in boundaries) if measured else None,
+        boundaries=boundaries,
+        time_groups=trajectory.rows(),
+        schedule=trajectory.schedule.description,
+        num_timesteps=trajectory.schedule.num_timesteps,
+        num_layers_with_time_parameters=len(timed),
+        worst_layers=sorted(timed, key=lambda name: (timed[name], name))[:_WORST_LAYERS],
+    )

@@ -1,0 +1,187 @@
+"""From results to the report: sums, weighted means and rows. Formulas: DESIGN sections 5 and 10."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from thermoq.layers import LAYER_CLASSES
+from thermoq.metrics import LayerJumps
+from thermoq.plan import TensorPlan
+from thermoq.report.model import (
+    ClassRow,
+    CopiedRow,
+    LayerRow,
+    LayerTimeParameters,
+    Sizes,
+)
+from thermoq.time_parameters import TimeParameters
+from thermoq.weights import WeightError
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """A quantized tensor: how it was stored, how far off it is, and its time parameters if any."""
+
+    component: str
+    plan: TensorPlan
+    error: WeightError
+    spectral_concentration: float | None = None
+    time_parameters: TimeParameters | None = None
+    jumps: LayerJumps | None = None
+
+    @property
+    def in_headline(self) -> bool:
+        """True if the layer counts in the smoothness figures: tables are looked up, not run."""
+        return self.plan.layer.layer_class != "table"
+
+
+def layer_row(result: LayerResult) -> LayerRow:
+    """Return the report's row of a quantized tensor."""
+    plan, error = result.plan, result.error
+    assert plan.scheme is not None
+    assert plan.layer.layer_class is not None
+    return LayerRow(
+        name=plan.tensor.name,
+        component=result.component,
+        layer_class=plan.layer.layer_class,
+        shape=list(plan.tensor.shape),
+        source_dtype=plan.tensor.dtype,
+        num_weights=plan.num_weights,
+        bit_width=plan.scheme.bit_width,
+        encoding=plan.scheme.encoding,
+        group_size=plan.scheme.group_size,
+        stored_bytes=plan.stored_bytes,
+        bits_per_weight=_bits(plan.encoded_bytes, plan.num_weights),
+        relative_squared_error=error.relative_squared_error,
+        cosine_similarity=error.cosine_similarity,
+        max_error=error.max_error,
+        squared_error=error.squared_error,
+        source_energy=error.source_energy,
+        in_headline=result.in_headline,
+        same_as=plan.same_as,
+        time_parameters=_time_parameters(result),
+    )
+
+
+def copied_row(component: str, plan: TensorPlan) -> CopiedRow:
+    """Return the report's row of a copied tensor."""
+    return CopiedRow(
+        name=plan.tensor.name,
+        component=component,
+        shape=list(plan.tensor.shape),
+        source_dtype=plan.tensor.dtype,
+        stored_bytes=plan.stored_bytes,
+        reason=plan.layer.reason,
+        same_as=plan.same_as,
+    )
+
+
+def class_rows(layers: Sequence[LayerRow], plans: Iterable[TensorPlan]) -> list[ClassRow]:
+    """Return bits, bytes and error of each layer class that occurs, and of the copied tensors."""
+    by_class: dict[str, list[TensorPlan]] = {}
+    for plan in plans:
+        by_class.setdefault(plan.layer.layer_class or "copied", []).append(plan)
+    rows = []
+    for name in (*LAYER_CLASSES, "copied"):
+        members = by_class.get(name, [])
+        if not members:
+            continue
+        num_weights = sum(plan.num_weights for plan in members)
+        stored = sum(plan.stored_bytes for plan in members)
+        rows.append(
+            ClassRow(
+                layer_class=name,
+                num_tensors=len(members),
+                num_weights=num_weights,
+                source_bytes=sum(plan.tensor.nbytes for plan in members),
+                stored_bytes=stored,
+                bits_per_weight=_bits(stored, num_weights),
+                relative_squared_error=relative_squared_error(
+                    [row for row in layers if row.layer_class == name]
+                ),
+            )
+        )
+    return rows
+
+
+def relative_squared_error(layers: Sequence[LayerRow]) -> float | None:
+    """sum ||W^ - W||^2 / sum ||W||^2 over layers; None without layers."""
+    if not layers:
+        return None
+    energy = sum(row.source_energy for row in layers)
+    squared = sum(row.squared_error for row in layers)
+    return squared / energy if energy else 0.0
+
+
+def cosine_similarity(layers: Sequence[LayerRow]) -> float | None:
+    """The layers' cosines, averaged with their number of weights; None without weights."""
+    return weighted_mean(layers, lambda row: row.cosine_similarity)
+
+
+def weighted_mean(layers: Sequence[LayerRow], figure: Callable[[LayerRow], float]) -> float | None:
+    """Average a figure over layers, weighted by their number of weights."""
+    total = sum(row.num_weights for row in layers)
+    if total == 0:
+        return None
+    return sum(row.num_weights * figure(row) for row in layers) / total
+
+
+def nominal_compression_ratio(plans: Sequence[TensorPlan], bit_width: int) -> float:
+    """Source bits / bit width, for the dtype that most of the weights to quantize have."""
+    weights: dict[int, int] = {}
+    for plan in plans:
+        if plan.scheme is not None and plan.num_weights:
+            bits = 8 * plan.tensor.nbytes // plan.num_weights
+            weights[bits] = weights.get(bits, 0) + plan.num_weights
+    return max(weights, key=lambda bits: weights[bits]) / bit_width if weights else 1.0
+
+
+def sizes(
+    plans: Sequence[TensorPlan],
+    *,
+    source_bytes: int,
+    model_bytes: int,
+    header_bytes: int,
+    directory_bytes: int,
+) -> Sizes:
+    """Return bytes and bits per weight as they lie on disk."""
+    quantized = [plan for plan in plans if plan.scheme is not None]
+    quantized_bytes = sum(plan.stored_bytes for plan in quantized)
+    num_weights = sum(plan.num_weights for plan in plans)
+    num_quantized = sum(plan.num_weights for plan in quantized)
+    return Sizes(
+        source_bytes=source_bytes,
+        model_bytes=model_bytes,
+        quantized_bytes=quantized_bytes,
+        copied_bytes=sum(plan.stored_bytes for plan in plans if plan.scheme is None),
+        header_bytes=header_bytes,
+        directory_bytes=directory_bytes,
+        num_weights=num_weights,
+        num_quantized_weights=num_quantized,
+        bits_per_weight_quantized=_bits(quantized_bytes, num_quantized),
+        bits_per_weight_component=_bits(model_bytes, num_weights),
+        bits_per_weight_directory=_bits(directory_bytes, num_weights),
+    )
+
+
+def _time_parameters(result: LayerResult) -> LayerTimeParameters | None:
+    parameters, jumps = result.time_parameters, result.jumps
+    if parameters is None or jumps is None or result.spectral_concentration is None:
+        return None
+    return LayerTimeParameters(
+        parameter_source=parameters.source,
+        spectral_concentration=result.spectral_concentration,
+        scale=parameters.scale.tolist(),
+        zero_point=parameters.zero_point.tolist(),
+        scale_jump=jumps.scale_jump.tolist(),
+        zero_point_jump=jumps.zero_point_jump.tolist(),
+        unclipped_scale_jump=jumps.unclipped_scale_jump.tolist(),
+        boundary_scores=jumps.boundary_scores.tolist(),
+        smoothness_score=jumps.smoothness_score,
+        violation_count=jumps.violation_count,
+    )
+
+
+def _bits(nbytes: int, num_weights: int) -> float:
+    return 8 * nbytes / num_weights if num_weights else 0.0

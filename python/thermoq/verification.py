@@ -1,0 +1,94 @@
+"""`verify`: re-read everything that a quantized checkpoint holds."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermoq.checkpoint.manifest import QuantizedTensor
+from thermoq.checkpoint.quantized import QuantizedComponent, open_quantized
+from thermoq.checkpoint.reader import MappedFiles, StoredTensor
+from thermoq.checkpoint.untrusted import bad_tensor
+from thermoq.progress import NoProgress, Progress
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found in order."""
+
+    directory: Path
+    components: tuple[str, ...]
+    num_tensors: int
+    num_quantized: int
+    nbytes: int
+
+
+def verify(directory: Path | str, *, progress: Progress | None = None) -> Verification:
+    """Check a directory that thermoq wrote: headers, manifest, checksums and parameters.
+
+    Raises InputError that names the first bad tensor.
+    """
+    progress = progress or NoProgress()
+    root = Path(directory)
+    _, components = open_quantized(root)
+    progress.start(
+        "verify",
+        sum(len(part.manifest.tensors) for part in components),
+        sum(t.nbytes for part in components for t in part.component.tensors.values()),
+    )
+    nbytes = 0
+    with MappedFiles() as files:
+        for component in components:
+            for name in component.names():
+                checked = 0
+                if component.manifest.tensors[name].same_as is None:
+                    checked = _verify_tensor(component, name, files)
+                    component.release(name, files)
+                nbytes += checked
+                progress.advance(name, checked)
+    entries = [entry for part in components for entry in part.manifest.tensors.values()]
+    return Verification(
+        root,
+        tuple(part.component.name for part in components),
+        len(entries),
+        sum(isinstance(entry, QuantizedTensor) for entry in entries),
+        nbytes,
+    )
+
+
+def _verify_tensor(component: QuantizedComponent, name: str, files: MappedFiles) -> int:
+    entry = component.manifest.tensors[name]
+    digest = hashlib.sha256()
+    parts = component.parts(name)
+    for part in parts:
+        data = files.bytes(part)
+        digest.update(data.data)
+        if isinstance(entry, QuantizedTensor):
+            _verify_values(part, data)
+    if digest.hexdigest() != entry.sha256:
+        raise bad_tensor(
+            parts[0].path,
+            name,
+            f"expected the checksum {entry.sha256}, got {digest.hexdigest()}: the file has changed",
+        )
+    return sum(part.nbytes for part in parts)
+
+
+def _verify_values(part: StoredTensor, data: NDArray[np.uint8]) -> None:
+    """Check what a checksum cannot: that the numbers make sense at all."""
+    suffix = part.name.rpartition(".")[2]
+    if suffix in ("scale", "minimum"):
+        values = np.array(data).view(np.float16)
+        if not np.isfinite(values).all():
+            bad = int(np.count_nonzero(~np.isfinite(values)))
+            raise bad_tensor(
+                part.path, part.name, f"expected finite values, got {bad} that are not"
+            )
+        if suffix == "scale" and (values < 0).any():
+            raise bad_tensor(part.path, part.name, f"expected scales >= 0, got {values.min()}")
+    elif part.dtype == "I8" and (data == 0x80).any():
+        raise bad_tensor(part.path, part.name, "expected codes in [-127, 127], got -128")

@@ -1,0 +1,233 @@
+"""Weight matrices and their quantized form: a `Scheme` is a value, `quantize` the one verb."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermoq import _core
+from thermoq.errors import InputError
+
+Encoding = Literal["affine", "q8"]
+StoredParts = dict[str, tuple[str, tuple[int, ...]]]
+
+FLOAT_TYPES = {
+    "F32": _core.FloatType.F32,
+    "F16": _core.FloatType.F16,
+    "BF16": _core.FloatType.BF16,
+}
+MAX_MAGNITUDE: float = _core.MAX_MAGNITUDE
+Q8_GROUP_SIZE: int = _core.Q8_GROUP_SIZE
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a matrix is stored (DESIGN section 8).
+
+    `affine`: W^ = scale * code + minimum, codes of 2 or 4 bits, an f16 pair per group.
+    `q8`: W^ = scale * code, codes of 8 bits with sign, an f16 scale per group of 32.
+    """
+
+    encoding: Encoding
+    bit_width: int
+    group_size: int
+
+    def stored_parts(self, rows: int, cols: int) -> StoredParts:
+        """Return safetensors dtype and shape by suffix, in the order of the checksum."""
+        groups = -(-cols // self.group_size)
+        if self.encoding == "q8":
+            return {"scale": ("F16", (rows, groups)), "codes": ("I8", (rows, cols))}
+        row_bytes = -(-cols * self.bit_width // 8)
+        return {
+            "scale": ("F16", (rows, groups)),
+            "minimum": ("F16", (rows, groups)),
+            "codes": ("U8", (rows, row_bytes)),
+        }
+
+
+def scheme_for(bit_width: int, group_size: int) -> Scheme:
+    """Return the scheme of a bit width; 8 bits are q8 and bring their own group size."""
+    if bit_width == 8:
+        return Scheme("q8", 8, Q8_GROUP_SIZE)
+    return Scheme("affine", bit_width, group_size)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight as a matrix: `data` are the bytes [rows * cols * itemsize] of dtype `dtype`."""
+
+    data: NDArray[np.uint8]
+    dtype: str
+    rows: int
+    cols: int
+
+
+@dataclass(frozen=True)
+class QuantizedMatrix:
+    """Codes and parameters of a matrix [rows, cols], by suffix as they are stored."""
+
+    scheme: Scheme
+    rows: int
+    cols: int
+    parts: dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class WeightError:
+    """How far the decoded matrix W^ is from its source W."""
+
+    squared_error: float
+    source_energy: float
+    decoded_energy: float
+    max_error: float
+
+    @property
+    def relative_squared_error(self) -> float:
+        """||W^ - W||^2 / ||W||^2; 0 for W = 0, which every scheme decodes exactly."""
+        return self.squared_error / self.source_energy if self.source_energy else 0.0
+
+    @property
+    def cosine_similarity(self) -> float:
+        """<W^, W> / (||W^|| ||W||), from <W^, W> = (||W||^2 + ||W^||^2 - ||W^ - W||^2) / 2.
+
+        1 where both are 0, 0 where one is.
+        """
+        norms = math.sqrt(self.source_energy) * math.sqrt(self.decoded_energy)
+        if norms == 0.0:
+            return 1.0 if self.source_energy == self.decoded_energy else 0.0
+        dot = (self.source_energy + self.decoded_energy - self.squared_error) / 2.0
+        return min(1.0, max(-1.0, dot / norms))
+
+
+def matrix_shape(shape: tuple[int, ...], row_dimension: int) -> tuple[int, int]:
+    """Return [out, in * kernel] of a weight: rows run along `row_dimension`."""
+    rows = shape[row_dimension]
+    cols = math.prod(shape[:row_dimension] + shape[row_dimension + 1 :])
+    return rows, cols
+
+
+def as_matrix(
+    data: NDArray[np.uint8], dtype: str, shape: tuple[int, ...], row_dimension: int
+) -> Matrix:
+    """View the bytes of a weight as a matrix; only transposed convolutions are copied."""
+    rows, cols = matrix_shape(shape, row_dimension)
+    if row_dimension != 0:
+        itemsize = data.size // max(1, math.prod(shape))
+        elements = data.reshape(*shape, itemsize)
+        data = np.ascontiguousarray(np.moveaxis(elements, row_dimension, 0)).reshape(-1)
+    return Matrix(data, dtype, rows, cols)
+
+
+def from_matrix(
+    data: NDArray[np.uint8], shape: tuple[int, ...], row_dimension: int
+) -> NDArray[np.uint8]:
+    """Undo `as_matrix` on the bytes of a decoded matrix."""
+    if row_dimension == 0:
+        return data
+    itemsize = data.size // max(1, math.prod(shape))
+    moved = (shape[row_dimension], *shape[:row_dimension], *shape[row_dimension + 1 :], itemsize)
+    return np.ascontiguousarray(np.moveaxis(data.reshape(moved), 0, row_dimension)).reshape(-1)
+
+
+def quantize(
+    matrix: Matrix, scheme: Scheme, *, threads: int = 0
+) -> tuple[QuantizedMatrix, WeightError]:
+    """Quantize `matrix` by round-to-nearest (`minmax`) and measure the error in the same pass.
+
+    Raises InputError for NaN, infinities and weights beyond the range of f16; the message does not
+    name the tensor, which only the caller knows.
+    """
+    source_type = FLOAT_TYPES[matrix.dtype]
+    parts: dict[str, NDArray[np.generic]]
+    if scheme.encoding == "q8":
+        signed, scale, error = _core.quantize_q8(
+            matrix.data, source_type, matrix.rows, matrix.cols, threads
+        )
+        parts = {"scale": scale.view(np.float16), "codes": signed}
+    else:
+        codes, scale, minimum, error = _core.quantize_affine(
+            matrix.data,
+            source_type,
+            matrix.rows,
+            matrix.cols,
+            scheme.bit_width,
+            scheme.group_size,
+            threads,
+        )
+        parts = {
+            "scale": scale.view(np.float16),
+            "minimum": minimum.view(np.float16),
+            "codes": codes,
+        }
+    _check_range(error)
+    measured = WeightError(
+        error.squared_error, error.source_energy, error.decoded_energy, error.max_error
+    )
+    return QuantizedMatrix(scheme, matrix.rows, matrix.cols, parts), measured
+
+
+def dequantize(
+    matrix: QuantizedMatrix, dtype: str = "F32", *, threads: int = 0
+) -> NDArray[np.uint8]:
+    """Decode to bytes of `dtype` ("F32", "F16" or "BF16"), row-major [rows, cols]."""
+    scale = matrix.parts["scale"].view(np.uint16)
+    if matrix.scheme.encoding == "q8":
+        return _core.dequantize_q8(
+            matrix.parts["codes"].view(np.int8),
+            scale,
+            matrix.rows,
+            matrix.cols,
+            FLOAT_TYPES[dtype],
+            threads,
+        )
+    return _core.dequantize_affine(
+        matrix.parts["codes"].view(np.uint8),
+        scale,
+        matrix.parts["minimum"].view(np.uint16),
+        matrix.rows,
+        matrix.cols,
+        matrix.scheme.bit_width,
+        matrix.scheme.group_size,
+        FLOAT_TYPES[dtype],
+        threads,
+    )
+
+
+def spectral_concentration(
+    matrix: Matrix, source_energy: float, *, iterations: int = 4, seed: int = 0, threads: int = 0
+) -> float:
+    """kappa = in * sigma_1(W)^2 / ||W||_F^2, between 1 and in; 1 for W = 0 (DESIGN section 4).
+
+    It says how much of the layer's gain lies in its top direction. sigma_1 comes from `iterations`
+    steps of the power iteration, each a pass over the weights, so the figure is a lower bound.
+    """
+    if source_energy <= 0.0:
+        return 1.0
+    sigma_squared = _core.largest_squared_singular_value(
+        matrix.data,
+        FLOAT_TYPES[matrix.dtype],
+        matrix.rows,
+        matrix.cols,
+        math.sqrt(source_energy),
+        iterations,
+        seed,
+        threads,
+    )
+    return matrix.cols * sigma_squared / source_energy
+
+
+def _check_range(error: _core.QuantizationError) -> None:
+    if error.nan_count or error.infinity_count:
+        raise InputError(
+            f"expected finite weights, got {error.nan_count} NaN and "
+            f"{error.infinity_count} infinite"
+        )
+    if error.max_magnitude > MAX_MAGNITUDE:
+        raise InputError(
+            f"expected weights within +-{MAX_MAGNITUDE:.0f} (scales are float16), "
+            f"got {error.max_magnitude:.6g}; a `layers` rule with skip: true copies the tensor"
+        )

@@ -1,0 +1,146 @@
+"""The per-tensor work on one component: read, fingerprint, quantize, write, give the pages back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from thermoq.checkpoint import MappedFiles, StoredTensor
+from thermoq.checkpoint.manifest import CopiedTensor, QuantizedTensor, TensorEntry
+from thermoq.checkpoint.untrusted import bad_tensor
+from thermoq.checkpoint.writer import CheckpointWriter, WrittenFiles
+from thermoq.config import QuantizationConfig
+from thermoq.errors import InputError
+from thermoq.fingerprint import Fingerprint
+from thermoq.plan import ComponentPlan, TensorPlan
+from thermoq.prior import POWER_ITERATIONS
+from thermoq.progress import Progress
+from thermoq.provenance import Stopwatch
+from thermoq.summary import LayerResult
+from thermoq.weights import as_matrix, quantize, spectral_concentration
+
+
+@dataclass(frozen=True)
+class ComponentResult:
+    """What the work on a component left behind."""
+
+    plan: ComponentPlan
+    layers: tuple[LayerResult, ...]
+    entries: dict[str, TensorEntry]
+    written: WrittenFiles
+
+
+class Worker:
+    """Runs the tensors of one component through the core, in the order of their bytes."""
+
+    def __init__(
+        self,
+        config: QuantizationConfig,
+        files: MappedFiles,
+        fingerprint: Fingerprint,
+        stopwatch: Stopwatch,
+        progress: Progress,
+    ) -> None:
+        self._config = config
+        self._files = files
+        self._fingerprint = fingerprint
+        self._stopwatch = stopwatch
+        self._progress = progress
+
+    def start(self, plans: Sequence[ComponentPlan]) -> None:
+        """Tell the progress how much there is to do."""
+        tensors = [plan.tensor for component in plans for plan in component.tensors]
+        self._progress.start("quantize", len(tensors), sum(t.nbytes for t in tensors))
+
+    def run(self, plan: ComponentPlan, directory: Path) -> ComponentResult:
+        """Write the component's safetensors files into `directory`.
+
+        Raises InputError, naming file and tensor, for weights that cannot be quantized.
+        """
+        layers: dict[str, LayerResult] = {}
+        entries: dict[str, TensorEntry] = {}
+        component = plan.component
+        with CheckpointWriter(
+            directory, component.stem, plan.stored_parts, self._config.max_shard_bytes
+        ) as writer:
+            for tensor_plan in plan.tensors:
+                tensor = tensor_plan.tensor
+                with self._stopwatch.measure("fingerprint_s"):
+                    self._fingerprint.add(component.name, tensor, self._files.bytes(tensor))
+                sha256 = None
+                if tensor_plan.same_as is not None:
+                    if tensor_plan.scheme is not None:
+                        layers[tensor.name] = replace(layers[tensor_plan.same_as], plan=tensor_plan)
+                elif tensor_plan.scheme is None:
+                    with self._stopwatch.measure("write_s"):
+                        sha256 = writer.write(tensor.name, [self._files.bytes(tensor)])
+                else:
+                    layers[tensor.name], sha256 = self._quantize(
+                        component.name, tensor_plan, writer
+                    )
+                entries[tensor.name] = _entry(tensor_plan, sha256)
+                self._files.release(tensor)
+                self._progress.advance(tensor.name, tensor.nbytes)
+            with self._stopwatch.measure("write_s"):
+                written = writer.finish()
+        return ComponentResult(plan, tuple(layers.values()), entries, written)
+
+    def _quantize(
+        self, component: str, plan: TensorPlan, writer: CheckpointWriter
+    ) -> tuple[LayerResult, str]:
+        tensor, scheme = plan.tensor, plan.scheme
+        assert scheme is not None
+        matrix = as_matrix(
+            self._files.bytes(tensor), tensor.dtype, tensor.shape, plan.layer.row_dimension
+        )
+        with self._stopwatch.measure("quantize_s"), _naming(tensor):
+            quantized, error = quantize(matrix, scheme, threads=self._config.threads)
+        result = LayerResult(component, plan, error)
+        if result.in_headline and self._config.thermodynamic.validation.enabled:
+            with self._stopwatch.measure("parameter_source_s"):
+                kappa = spectral_concentration(
+                    matrix,
+                    error.source_energy,
+                    iterations=POWER_ITERATIONS,
+                    seed=self._config.seed,
+                    threads=self._config.threads,
+                )
+            result = replace(result, spectral_concentration=kappa)
+        with self._stopwatch.measure("write_s"):
+            sha256 = writer.write(tensor.name, list(quantized.parts.values()))
+        return result, sha256
+
+
+@contextmanager
+def _naming(tensor: StoredTensor) -> Iterator[None]:
+    """Put the file and the tensor in front of an InputError that does not know them."""
+    try:
+        yield
+    except InputError as error:
+        raise bad_tensor(tensor.path, tensor.name, str(error)) from None
+
+
+def _entry(plan: TensorPlan, sha256: str | None) -> TensorEntry:
+    tensor = plan.tensor
+    if plan.scheme is None:
+        return CopiedTensor(
+            shape=tensor.shape,
+            source_dtype=tensor.dtype,
+            same_as=plan.same_as,
+            sha256=sha256,
+            reason=plan.layer.reason,
+        )
+    assert plan.layer.layer_class is not None
+    return QuantizedTensor(
+        encoding=plan.scheme.encoding,
+        shape=tensor.shape,
+        source_dtype=tensor.dtype,
+        same_as=plan.same_as,
+        sha256=sha256,
+        layer_class=plan.layer.layer_class,
+        bit_width=plan.scheme.bit_width,
+        group_size=plan.scheme.group_size,
+        row_dimension=plan.layer.row_dimension,
+    )

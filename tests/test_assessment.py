@@ -1,0 +1,222 @@
+"""Bands, expectations met or not, and the next command to type."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+from thermoq.assessment import Figures, Run, assess, band_of
+from thermoq.report.model import Assessment, Violation
+
+
+def violations(*severities: str) -> list[Violation]:
+    return [
+        Violation(boundary_idx=i, scale_jump=0.4, zero_point_jump=0.0, severity=severity)
+        for i, severity in enumerate(severities)
+    ]
+
+
+def figures(score: float | None, **given: Any) -> Figures:
+    scores = given.pop("boundary_scores", [] if score is None else [score] * 3)
+    mean = sum(scores) / len(scores) if scores else score
+    std = (sum((s - mean) ** 2 for s in scores) / len(scores)) ** 0.5 if scores else None
+    return Figures(
+        smoothness_score=score,
+        boundary_scores=scores,
+        min_boundary_score=min(scores, default=score),
+        max_boundary_score=max(scores, default=score),
+        mean_boundary_score=mean,
+        std_boundary_score=std,
+        violations=given.pop("violations", []),
+        cosine_similarity=given.pop("cosine_similarity", 0.9),
+        parameter_source=given.pop("parameter_source", "noise-schedule prior"),
+    )
+
+
+def run(**given: Any) -> Run:
+    usual = {"model": "dream-7b", "output": "out", "bit_width": 2, "num_time_groups": 4}
+    return Run(**{**usual, "num_timesteps": 1000, **given})
+
+
+def rows(assessment: Assessment) -> dict[str, tuple[str, str, bool]]:
+    return {
+        row.name: (row.expected, row.actual, row.met)
+        for row in (*assessment.characteristics, *assessment.phase_targets)
+    }
+
+
+@pytest.mark.parametrize(
+    ("score", "band"),
+    [(0.0, "poor"), (0.6499, "poor"), (0.65, "typical"), (0.6999, "typical"), (0.70, "good"),
+     (0.78, "good"), (0.7801, "excellent"), (1.0, "excellent")],
+)  # fmt: skip
+def test_bands(score: float, band: str) -> None:
+    assert band_of(score) == band
+    assert assess(figures(score), run()).band == band
+
+
+def test_a_good_baseline_against_all_expectations() -> None:
+    # Scores of the specification's example.
+    given = figures(
+        0.7234,
+        boundary_scores=[0.45, 0.89, 0.72],
+        violations=violations("high", "medium"),
+        cosine_similarity=0.7156,
+    )
+    found = assess(given, run())
+    assert found.title == "Good baseline"
+    assert found.verdict == (
+        "The smoothness score of 0.7234 is that of a good baseline (0.70 to 0.78); 2 of 3 "
+        "boundaries exceed the threshold. The activation parameters were modelled from the noise "
+        "schedule, not measured."
+    )
+    assert rows(found) == {
+        "Violations": ("0 to 3, mostly low or medium", "2, 1 of them high", True),
+        "Boundary scores": ("mostly above 0.60", "2 of 3", True),
+        "Cosine similarity": ("at least 0.70", "0.7156", True),
+        "Smoothness score": ("0.65 to 0.78", "0.7234", True),
+        "Lowest boundary score": ("0.40 to 0.60", "0.4500", True),
+        "Highest boundary score": ("0.95 to 1.00", "0.8900 (below)", False),
+        "Mean boundary score": ("0.70 to 0.80", "0.6867 (below)", False),
+        "Standard deviation of boundary scores": ("0.10 to 0.20", "0.1812", True),
+        "Violation count": ("0 to 5, typically 1 to 3", "2", True),
+        "Phase 2 target": ("0.82 or more", "0.7234", False),
+        "Phase 3 target": ("0.90 or more", "0.7234", False),
+    }
+    assert found.causes == []
+
+
+def test_a_poor_baseline_lists_the_signs_of_one() -> None:
+    given = figures(
+        0.5,
+        boundary_scores=[0.4, 0.45, 0.65],
+        violations=violations("high", "high", "medium"),
+        cosine_similarity=0.6,
+    )
+    found = assess(given, run())
+    sign = "Sign of a poor baseline: "
+    assert rows(found)[sign + "violations"] == (
+        *("4 or more, high among them", "3, 2 of them high"),
+        False,
+    )
+    assert rows(found)[sign + "boundary scores"] == ("several below 0.50", "2 of 3", True)
+    assert rows(found)[sign + "cosine similarity"] == ("below 0.70", "0.6000", True)
+    assert rows(found)["Smoothness score"] == ("0.65 to 0.78", "0.5000 (below)", False)
+    assert len(found.causes) == 3
+    assert found.causes[0].startswith("4 time groups are few")
+    # Both dials at once: they act on different figures.
+    assert found.next_command == (
+        "thermoq baseline --model dream-7b --output out-int4-g8 --bit-width 4 --num-time-groups 8"
+    )
+    assert any("Phase 3 (optimization, not in this version)" in text for text in found.actions)
+
+
+def test_an_excellent_baseline() -> None:
+    found = assess(figures(0.92, violations=violations("low"), cosine_similarity=0.95), run())
+    assert rows(found)["Violations"] == ("0 or 1, of low severity", "1, 0 of them high", True)
+    assert rows(found)["Boundary scores"] == ("all above 0.70", "3 of 3", True)
+    assert rows(found)["Cosine similarity"] == ("above 0.75", "0.9500", True)
+    assert rows(found)["Smoothness score"] == ("0.65 to 0.78", "0.9200 (above)", False)
+    assert rows(found)["Phase 3 target"] == ("0.90 or more", "0.9200", True)
+    assert found.next_command == "thermoq export out out-dense"
+    assert found.actions[-1].startswith("Export the dense weights")
+    medium = assess(figures(0.92, violations=violations("medium")), run())
+    assert rows(medium)["Violations"][2] is False
+    assert (
+        rows(assess(figures(0.9, cosine_similarity=0.75), run()))["Cosine similarity"][2] is False
+    )
+
+
+def test_typical_is_held_against_the_good_ones_expectations() -> None:
+    given = figures(0.68, violations=violations("high", "high", "low", "low"))
+    assert rows(assess(given, run()))["Violations"] == (
+        *("0 to 3, mostly low or medium", "4, 2 of them high"),
+        False,
+    )
+
+
+def test_no_score() -> None:
+    found = assess(figures(None, cosine_similarity=None), run())
+    assert (found.band, found.title) == (None, "No smoothness score")
+    assert found.characteristics == []
+    assert found.next_command == "thermoq inspect dream-7b"
+    assert rows(found)["Phase 2 target"] == ("0.82 or more", "none", False)
+
+
+def test_one_time_group() -> None:
+    found = assess(figures(1.0, boundary_scores=[]), run(num_time_groups=1))
+    assert (found.band, found.title) == ("excellent", "One time group, so nothing can jump")
+    assert "a single time group has no boundary" in found.verdict
+    assert [row.name for row in found.characteristics] == ["Cosine similarity"]
+    assert "--num-time-groups 4" in found.next_command
+    one_step = run(num_time_groups=1, num_timesteps=1)
+    assert assess(figures(1.0, boundary_scores=[]), one_step).next_command.startswith(
+        "thermoq export"
+    )
+
+
+def test_measured_parameters_are_not_called_a_model() -> None:
+    found = assess(figures(0.72, parameter_source="calibration"), run())
+    assert "modelled" not in found.verdict
+    assert not any("estimate" in text for text in found.actions)
+    prior = assess(figures(0.72), run())
+    assert prior.actions[0].startswith("Read the score as an estimate")
+    assert "Calibration" in prior.actions[0]
+    assert "not in this version" in prior.actions[0]
+
+
+@pytest.mark.parametrize(
+    ("score", "cosine", "given", "expected"),
+    [
+        # The score falls short: more time groups, as far as there are timesteps.
+        (0.6, 0.9, {}, "--output out-int2-g8 --bit-width 2 --num-time-groups 8"),
+        (0.72, 0.9, {"num_timesteps": 5}, "--output out-int2-g5 --bit-width 2 --num-time-groups 5"),
+        # Cosine falls short: more bits, the groups stay.
+        (0.8, 0.7, {}, "--output out-int4-g4 --bit-width 4 --num-time-groups 4"),
+        (0.8, 0.7, {"bit_width": 4}, "--output out-int8-g4 --bit-width 8 --num-time-groups 4"),
+        # The ending of an earlier advice is replaced, and what was given is repeated.
+        (0.6, 0.9, {"output": "a/out-int2-g4/"},
+         "--output a/out-int2-g8 --bit-width 2 --num-time-groups 8"),
+        (0.6, 0.9, {"writes_report": True, "writes_html_report": True},
+         "--output out-int2-g8 --bit-width 2 --num-time-groups 8 --report out-int2-g8.json "
+         "--html-report out-int2-g8.html"),
+        (0.6, 0.9, {"carried": ("--config", "my settings.yaml", "--seed", "3")},
+         "--output out-int2-g8 --bit-width 2 --num-time-groups 8 --config 'my settings.yaml' "
+         "--seed 3"),
+        (0.6, 0.6, {"bit_width": 4, "carried": ("--group-size", "64")},
+         "--output out-int4-g8 --bit-width 4 --num-time-groups 8 --group-size 64"),
+        (0.6, 0.9, {"output": "."},
+         "--output thermoq-int2-g8 --bit-width 2 --num-time-groups 8"),
+    ],
+)  # fmt: skip
+def test_next_command(score: float, cosine: float, given: dict[str, Any], expected: str) -> None:
+    found = assess(figures(score, cosine_similarity=cosine), run(**given))
+    assert found.next_command == f"thermoq baseline --model dream-7b {expected}"
+
+
+@pytest.mark.parametrize(
+    "given", [{"num_timesteps": 4, "bit_width": 8}, {"num_timesteps": 4, "output": "some dir/x"}]
+)
+def test_nothing_left_to_turn(given: dict[str, Any]) -> None:
+    settings = run(**given)
+    found = assess(
+        figures(0.6, cosine_similarity=0.6 if settings.bit_width == 8 else 0.9), settings
+    )
+    assert shlex.split(found.next_command) == [
+        *("thermoq", "export", settings.output),
+        f"{settings.output}-dense",
+    ]
+
+
+def test_paths_are_quoted_and_the_command_is_the_one_that_ran() -> None:
+    settings = run(model="my models/d$", output="o u t", command="quantize")
+    words = shlex.split(assess(figures(0.6), settings).next_command)
+    assert words[:6] == [
+        "thermoq",
+        "quantize",
+        "--model",
+        "my models/d$",
+        "--output",
+        "o u t-int2-g8",
+    ]

@@ -1,0 +1,359 @@
+"""Settings from YAML and flags; each refusal in one line with file, line and key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from thermoq.config import LayerRule, QuantizationConfig, load_config
+from thermoq.errors import UsageError
+from thermoq.settings import Settings
+
+# Key for key the sample of the design document, section 11.
+SAMPLE = """
+quantization:
+  bit_width: 2                  # 2 | 4 | 8
+  group_size: null              # null: the encoding's default (affine 64)
+  encoding: null                # affine | coded; null: the measured best for bit_width (8: q8)
+  super_block: null             # coded only, with scale_bits and minimum_bits
+  method: null                  # minmax | lsq | hessian
+  rotation: null                # none | hadamard
+  num_time_groups: 4
+  activation_bits: 8            # 4 | 8
+  calibration: null
+  seed: 0
+  threads: 0                    # 0: all
+  max_shard_size: 5GB
+  thermodynamic:
+    validation:   {enabled: true, smoothness_threshold: 0.3}
+    smoothing:    {enabled: false, interpolation: linear, window: null}
+    optimization: {enabled: false, coupling: 1.0}
+  layers:                       # first match wins, glob on the tensor name
+    - {match: "*.proj_out.*", bit_width: 8}
+    - {match: "pos_embed*", skip: true}
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path):
+    def run(text: str | bytes, **overrides: object) -> QuantizationConfig:
+        path = tmp_path / "thermoq.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load_config(path, overrides)
+
+    return run
+
+
+@pytest.fixture
+def refused(load, tmp_path: Path):
+    """Return the message of a refusal, without the path of the file at its start."""
+
+    def run(text: str | bytes, **overrides: object) -> str:
+        with pytest.raises(UsageError) as raised:
+            load(text, **overrides)
+        message = str(raised.value)
+        assert "\n" not in message
+        assert message.count(str(tmp_path)) <= 1
+        return message.replace(f"{tmp_path}/", "")
+
+    return run
+
+
+def within(*lines: str) -> str:
+    return "quantization:\n" + "".join(f"  {line}\n" for line in lines)
+
+
+# What is accepted.
+
+
+def test_sample_of_the_design_loads_and_says_the_defaults(load) -> None:
+    config = load(SAMPLE)
+    assert config.layers == (
+        LayerRule(match="*.proj_out.*", bit_width=8),
+        LayerRule(match="pos_embed*", skip=True),
+    )
+    assert config.model_copy(update={"layers": ()}) == QuantizationConfig()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "# nothing\n", "quantization:\n", "quantization:\n  thermodynamic:\n  layers:\n",
+     "quantization: {thermodynamic: {validation: , smoothing: , optimization: }}"],
+)  # fmt: skip
+def test_empty_means_defaults(load, text: str) -> None:
+    assert load(text) == QuantizationConfig() == load_config(None)
+
+
+def test_resolved_values() -> None:
+    config = QuantizationConfig()
+    assert (config.weight_encoding, config.resolved_group_size) == ("affine", 64)
+    assert (config.resolved_method, config.resolved_sampling_steps) == ("minmax", 50)
+    assert config.max_shard_bytes == 5 * 10**9
+    assert QuantizationConfig(group_size=128, sampling_steps=20).resolved_group_size == 128
+    assert QuantizationConfig(sampling_steps=20).resolved_sampling_steps == 20
+    eight = QuantizationConfig(bit_width=8, group_size=32)
+    assert (eight.weight_encoding, eight.resolved_group_size) == ("q8", 32)
+    # What a rule with 2 or 4 bits gets beside 8-bit matrices.
+    assert QuantizationConfig(bit_width=8).affine_group_size == 64
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [("5GB", 5 * 10**9), ("500MB", 5 * 10**8), ("2GiB", 2**31), ("64kib", 2**16), ("1 TB", 10**12),
+     ("1.5GB", 15 * 10**8), ("7B", 7), ("123", 123), (4096, 4096), ("3KB", 3000), ("1MiB", 2**20)],
+)  # fmt: skip
+def test_shard_sizes(load, size: str | int, expected: int) -> None:
+    assert load(within(f"max_shard_size: {size}")).max_shard_bytes == expected
+
+
+def test_every_key_has_words_for_its_errors() -> None:
+    def check(model: type[BaseModel]) -> None:
+        assert issubclass(model, Settings)
+        for name, info in model.model_fields.items():
+            section = QuantizationConfig()
+            nested = getattr(section.thermodynamic, name, None) or getattr(section, name, None)
+            if isinstance(nested, BaseModel):
+                check(type(nested))
+            else:
+                assert info.description, name
+
+    check(QuantizationConfig)
+    check(LayerRule)
+
+
+# Flags.
+
+
+def test_flags_win_and_none_is_not_given(load) -> None:
+    text = within("bit_width: 3", "thermodynamic: {validation: {smoothness_threshold: 0.1}}")
+    config = load(text, bit_width=4, smoothness_threshold=0.2, seed=None, components=[])
+    assert config.bit_width == 4
+    assert config.thermodynamic.validation.smoothness_threshold == 0.2
+
+
+def test_every_flag_reaches_its_key() -> None:
+    given: dict[str, Any] = {
+        "bit_width": 4, "group_size": 32, "encoding": "affine", "method": "minmax",
+        "rotation": "none", "num_time_groups": 8, "activation_bits": 4, "sampling_steps": 20,
+        "seed": 7, "threads": 2, "max_shard_size": "1GB", "components": ("vae",),
+        "smoothness_threshold": 0.2, "validation": False, "interpolation": "cubic", "window": 10,
+        "coupling": 2, "smoothing": False, "optimization": False, "phase": "baseline",
+    }  # fmt: skip
+    config = load_config(None, given).model_dump()
+    thermodynamic = config.pop("thermodynamic")
+    for name, value in given.items():
+        if name in config:
+            assert config[name] == value
+    assert thermodynamic == {
+        "validation": {"enabled": False, "smoothness_threshold": 0.2},
+        "smoothing": {"enabled": False, "interpolation": "cubic", "window": 10.0},
+        "optimization": {"enabled": False, "coupling": 2.0},
+    }
+
+
+def test_phase_baseline_switches_the_later_phases_off(load) -> None:
+    text = within("thermodynamic: {smoothing: {enabled: true}, optimization: {enabled: true}}")
+    assert load(text, phase="baseline") == QuantizationConfig()
+
+
+def test_layers_of_the_python_interface() -> None:
+    config = load_config(
+        None, {"layers": [{"match": "a", "bit_width": 4}, LayerRule(match="b", skip=True)]}
+    )
+    assert [rule.match for rule in config.layers] == ["a", "b"]  # fmt: skip
+
+
+def test_flags_over_a_configuration() -> None:
+    base = QuantizationConfig(group_size=64, layers=(LayerRule(match="a", skip=True),))
+    assert load_config(base) == base
+    assert load_config(base, {"seed": 3}) == base.model_copy(update={"seed": 3})
+    with pytest.raises(UsageError) as raised:
+        load_config(base, {"bit_width": 8})
+    assert str(raised.value) == (
+        "configuration: group_size: expected 32 or null (bit_width 8 has groups of 32), got 64"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"bit_width": 3}, "--bit-width: expected 2, 4 or 8, got 3"),
+        ({"threads": -1}, "--threads: expected an integer from 0 (all cores) to 1024, got -1"),
+        ({"num_time_groups": 0}, "--num-time-groups: expected an integer of at least 1, got 0"),
+        ({"max_shard_size": "x"}, "--max-shard-size: expected a size of at least one byte such as "
+         "5GB, 500MB or 2GiB, got 'x'"),
+        ({"smoothing": True}, "--smoothing: expected false (this version of thermoq has Phase 1 "
+         "only), got true"),
+        ({"optimization": True}, "--optimization: expected false (this version of thermoq has "
+         "Phase 1 only), got true"),
+        ({"phase": "smooth"}, "--phase: expected baseline (this version of thermoq has Phase 1 "
+         "only), got 'smooth'"),
+        ({"calibration": "c.safetensors"}, "--calibration: expected null (not in this version of "
+         "thermoq), got 'c.safetensors'"),
+        ({"components": ["../vae"]}, "--component: components[0]: expected a list of component "
+         "folder names, got '../vae'"),
+        ({"bit_width": 8, "group_size": 64}, "--group-size: expected 32 or null (bit_width 8 has "
+         "groups of 32), got 64"),
+        ({"layers": [{"match": "a", "bit_width": 3}]}, "--layers: layers[0].bit_width: expected "
+         "2, 4 or 8, got 3"),
+        ({"bitwidth": 2}, "unknown setting 'bitwidth' (did you mean bit_width?)"),
+    ],
+)  # fmt: skip
+def test_bad_flags(overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        load_config(None, overrides)
+    assert str(raised.value) == message
+
+
+# What is refused in a file.
+
+BAD_VALUES = [
+    (["bit_width: 3"], 2, "bit_width: expected 2, 4 or 8, got 3"),
+    (["bit_width: '2'"], 2, "bit_width: expected 2, 4 or 8, got '2'"),
+    (["bit_width: true"], 2, "bit_width: expected 2, 4 or 8, got true"),
+    (["bit_width: [2]"], 2, "bit_width: expected 2, 4 or 8, got a list"),
+    (["group_size: 12"], 2, "group_size: expected a multiple of 8, or null, got 12"),
+    (["group_size: 0"], 2, "group_size: expected a multiple of 8, or null, got 0"),
+    (["bit_width: 8", "group_size: 64"], 3,
+     "group_size: expected 32 or null (bit_width 8 has groups of 32), got 64"),
+    (["encoding: coded"], 2, "encoding: expected affine or null, got 'coded'"),
+    (["encoding: q8"], 2, "encoding: expected affine or null, got 'q8'"),
+    (["bit_width: 8", "encoding: affine"], 3,
+     "encoding: expected null (bit_width 8 is stored as q8), got 'affine'"),
+    (["super_block: 1"], 2, "super_block: expected null (not in this version of thermoq), got 1"),
+    (["scale_bits: 4"], 2, "scale_bits: expected null (not in this version of thermoq), got 4"),
+    (["minimum_bits: 4"], 2, "minimum_bits: expected null (not in this version of thermoq), got 4"),
+    (["method: lsq"], 2, "method: expected minmax or null, got 'lsq'"),
+    (["rotation: hadamard"], 2, "rotation: expected none or null, got 'hadamard'"),
+    (["num_time_groups: 0"], 2, "num_time_groups: expected an integer of at least 1, got 0"),
+    (["num_time_groups: 4.5"], 2, "num_time_groups: expected an integer of at least 1, got 4.5"),
+    (["activation_bits: 2"], 2, "activation_bits: expected 4 or 8, got 2"),
+    (["calibration: c.safetensors"], 2,
+     "calibration: expected null (not in this version of thermoq), got 'c.safetensors'"),
+    (["sampling_steps: 0"], 2, "sampling_steps: expected an integer of at least 1, or null, got 0"),
+    (["seed: -1"], 2, "seed: expected an integer of at least 0, got -1"),
+    (["threads: 1025"], 2, "threads: expected an integer from 0 (all cores) to 1024, got 1025"),
+    (["max_shard_size: 5 parsecs"], 2, "max_shard_size: expected a size of at least one byte such "
+     "as 5GB, 500MB or 2GiB, got '5 parsecs'"),
+    (["max_shard_size: 0"], 2, "max_shard_size: expected a size of at least one byte such as 5GB, "
+     "500MB or 2GiB, got 0"),
+    (["components: vae"], 2, "components: expected a list, got 'vae'"),
+    (["components: [a/b]"], 2,
+     "components[0]: expected a list of component folder names, got 'a/b'"),
+    (["thermodynamic: 3"], 2, "thermodynamic: expected a mapping, got 3"),
+    (["thermodynamic:", "  validation:", "    enabled: 1"], 4,
+     "thermodynamic.validation.enabled: expected true or false, got 1"),
+    (["thermodynamic:", "  validation: {smoothness_threshold: 0}"], 3,
+     "thermodynamic.validation.smoothness_threshold: expected a number above 0, at most 1, got 0"),
+    (["thermodynamic:", "  validation: {smoothness_threshold: .nan}"], 3,
+     "thermodynamic.validation.smoothness_threshold: expected a number above 0, at most 1, "
+     "got nan"),
+    (["thermodynamic:", "  smoothing:", "    enabled: true"], 4, "thermodynamic.smoothing.enabled: "
+     "expected false (this version of thermoq has Phase 1 only), got true"),
+    (["thermodynamic: {optimization: {enabled: true}}"], 2, "thermodynamic.optimization.enabled: "
+     "expected false (this version of thermoq has Phase 1 only), got true"),
+    (["thermodynamic: {smoothing: {interpolation: quintic}}"], 2,
+     "thermodynamic.smoothing.interpolation: expected linear, cubic or sigmoid, got 'quintic'"),
+    (["thermodynamic: {smoothing: {window: 0}}"], 2,
+     "thermodynamic.smoothing.window: expected a number of timesteps above 0, or null, got 0"),
+    (["thermodynamic: {optimization: {coupling: -1}}"], 2,
+     "thermodynamic.optimization.coupling: expected a number of at least 0, got -1"),
+    (["layers: all"], 2, "layers: expected a list, got 'all'"),
+    (["layers:", "  - 3"], 3, "layers[0]: expected a mapping, got 3"),
+    (["layers:", "  - {match: a, skip: true}", "  - {bit_width: 2}"], 4,
+     "layers[1].match: expected a glob on the tensor name, got nothing"),
+    (["layers:", "  - {match: ''}"], 3,
+     "layers[0].match: expected a glob on the tensor name, got ''"),
+    (["layers:", "  - match: a"], 3,
+     "layers[0]: expected bit_width and/or group_size, or skip alone, got {match: 'a'}"),
+    (["layers:", "  - {match: a, skip: true, bit_width: 2}"], 3, "layers[0]: expected bit_width "
+     "and/or group_size, or skip alone, got {match: 'a', skip: true, bit_width: 2}"),
+    (["layers:", "  - {match: a, bit_width: 8, group_size: 64}"], 3, "layers[0]: expected "
+     "group_size 32 or none with bit_width 8, got {match: 'a', bit_width: 8, group_size: 64}"),
+    (["layers:", "  - match: a", "    bit_width: 5"], 4,
+     "layers[0].bit_width: expected 2, 4 or 8, got 5"),
+    (["layers:", "  - {match: a, group_size: 9}"], 3,
+     "layers[0].group_size: expected a multiple of 8, got 9"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("lines", "line", "message"), BAD_VALUES)
+def test_bad_values(refused, lines: list[str], line: int, message: str) -> None:
+    assert refused(within(*lines)) == f"thermoq.yaml, line {line}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (within("seed: 1", "bitwidth: 2"),
+         "line 3: unknown key 'bitwidth' (did you mean bit_width?)"),
+        (within("smoothness_threshold: 0.2"), "line 2: unknown key 'smoothness_threshold' (did you "
+         "mean thermodynamic.validation.smoothness_threshold?)"),
+        (within("thermodynamic: {validaton: {}}"),
+         "line 2: unknown key 'thermodynamic.validaton' (did you mean validation?)"),
+        (within("thermodynamic: {validation: {foo: 1}}"), "line 2: unknown key "
+         "'thermodynamic.validation.foo' (expected one of enabled, smoothness_threshold)"),
+        (within("layers:", "  - {match: a, bits: 8}"), "line 3: unknown key 'layers[0].bits' "
+         "(expected one of match, bit_width, skip, group_size)"),
+        ("bit_width: 2", "line 1: unknown key 'bit_width' (settings go under quantization:)"),
+        ("\nquant: 2", "line 2: unknown key 'quant' (expected quantization)"),
+        ("- a", "line 1: expected a mapping with the key quantization, got a list"),
+        ("quantization: 3", "line 1: quantization: expected a mapping, got 3"),
+        (within("bit_width: 9", "seed: -1"), "line 2: bit_width: expected 2, 4 or 8, got 9"),
+    ],
+)  # fmt: skip
+def test_unknown_keys_and_shapes(refused, text: str, message: str) -> None:
+    assert refused(text) == f"thermoq.yaml, {message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (within("bit_width: [2"), r"line 3, column 1: malformed YAML: .*expected ',' or ']'"),
+        (within("\tbit_width: 2"), r"line 2, column 3: malformed YAML: .*cannot start any token"),
+        (within("bit_width: 2", "bit_width: 4"),
+         "line 3, column 3: malformed YAML: expected each key once, got quantization.bit_width "
+         "again"),
+        (within("layers:", "  - {match: a, match: b}"), "line 3, column 18: malformed YAML: "
+         r"expected each key once, got quantization.layers\[0\].match again"),
+        (within("seed: &a 3", "threads: *a"), "line 2, column 9: malformed YAML: expected the "
+         "value itself, got an anchor or alias"),
+        (within("seed: *a"), "line 2, column 9: malformed YAML: expected the value itself"),
+        (within("? [a]", ": 3"), "line 2, column 5: malformed YAML: expected a word as the key"),
+        (within("seed: !!python/object/apply:os.system ['true']"), "line 2, column 9: malformed "
+         "YAML: expected a plain value, got the tag tag:yaml.org,2002:python/object/apply:"),
+        (within("seed: !custom 3"), "malformed YAML: expected a plain value, got the tag !custom"),
+        (within("seed: !!int word"), "malformed YAML: expected a number, got 'word'"),
+        (within("seed: " + "9" * 5000), "malformed YAML: expected a number, got '9{40}'"),
+        ("a: b\n---\nc: d", "line 2, column 1: malformed YAML: expected a single document"),
+        ("[" * 1500, "malformed YAML: brackets nested too deeply"),
+        (b"\x00\x01", "malformed YAML: unacceptable character"),
+        (b"quantization: \xff\xfe", "malformed YAML: "),
+    ],
+)  # fmt: skip
+def test_malformed_yaml(refused, text: str | bytes, message: str) -> None:
+    assert re.search(message, refused(text))
+    assert refused(text).startswith("thermoq.yaml")
+
+
+def test_words_that_yaml_takes_for_dates_are_words(load) -> None:
+    config = load(within("layers:", "  - {match: 2020-13-45, skip: true}"))
+    assert config.layers[0].match == "2020-13-45"
+
+
+def test_no_file(tmp_path: Path) -> None:
+    missing = tmp_path / "none.yaml"
+    with pytest.raises(UsageError) as raised:
+        load_config(missing)
+    assert str(raised.value) == f"{missing}: expected a YAML file, got nothing there"
+    with pytest.raises(UsageError, match="expected a YAML file, got Is a directory"):
+        load_config(tmp_path)
+
+
+def test_settings_are_frozen() -> None:
+    config = QuantizationConfig()
+    with pytest.raises(ValueError, match="frozen"):
+        config.bit_width = 4

@@ -1,0 +1,92 @@
+"""Patterns of violations and the specification's strings."""
+
+from __future__ import annotations
+
+import pytest
+from thermoq.patterns import common_violation_patterns, find_patterns
+from thermoq.report.model import Violation
+
+
+def violation(at: int, scale: float, zero_point: float = 0.0) -> Violation:
+    jump = max(scale, zero_point)
+    severity = "high" if jump > 0.5 else "medium" if jump >= 0.3 else "low"
+    return Violation(
+        boundary_idx=at, scale_jump=scale, zero_point_jump=zero_point, severity=severity
+    )
+
+
+def kinds(jumps: dict[int, float], num_time_groups: int) -> dict[str, list[int]]:
+    violations = [violation(at, jump) for at, jump in jumps.items()]
+    return {found.kind: found.boundaries for found in find_patterns(violations, num_time_groups)}
+
+
+@pytest.mark.parametrize(
+    ("jumps", "num_time_groups", "expected"),
+    [
+        ({}, 4, {}),
+        ({}, 1, {}),
+        # The specification's example: both halves of two violations.
+        ({0: 0.58, 2: 0.35}, 4, {"early": [0], "late": [2]}),
+        ({0: 0.4}, 4, {"early": [0]}),
+        ({1: 0.4}, 4, {"early": [1]}),
+        ({2: 0.4}, 4, {"late": [2]}),
+        ({0: 0.4, 1: 0.4}, 3, {}),  # too few groups to speak of early and late
+        ({0: 0.4, 1: 0.4, 2: 0.4}, 4, {"uniform": [0, 1, 2]}),
+        ({0: 0.6, 1: 0.6, 2: 0.6}, 4, {"uniform": [0, 1, 2]}),  # not few: no high severity
+        # 9 boundaries: a quarter is 3, rounded up.
+        ({0: 0.4, 1: 0.4, 2: 0.4, 5: 0.4}, 10, {"early": [0, 1, 2]}),
+        ({6: 0.4, 7: 0.4, 2: 0.4, 3: 0.4}, 10, {"late": [6, 7]}),
+        ({3: 0.4, 4: 0.4, 5: 0.4}, 10, {}),
+        ({1: 0.4, 3: 0.4, 4: 0.4, 5: 0.4, 8: 0.4}, 10, {"uniform": [1, 3, 4, 5, 8]}),
+        ({4: 0.7}, 10, {"high_severity": [4]}),
+        ({4: 0.7, 8: 0.4}, 10, {"late": [8], "high_severity": [4]}),
+        ({4: 0.5}, 10, {}),
+        ({0: 0.7}, 3, {"high_severity": [0]}),
+        ({0: 0.7}, 2, {}),  # one boundary of one is not few
+    ],
+)
+def test_patterns(
+    jumps: dict[int, float], num_time_groups: int, expected: dict[str, list[int]]
+) -> None:
+    assert kinds(jumps, num_time_groups) == expected
+
+
+def test_patterns_do_not_depend_on_the_order_of_violations() -> None:
+    assert kinds({7: 0.4, 0: 0.4, 1: 0.4}, 10) == kinds({0: 0.4, 1: 0.4, 7: 0.4}, 10)
+
+
+def test_every_pattern_has_its_own_words() -> None:
+    found = [
+        *find_patterns([violation(0, 0.7), violation(8, 0.7)], 10),
+        *find_patterns([violation(i, 0.4) for i in range(3)], 4),
+    ]
+    assert [pattern.kind for pattern in found] == ["early", "late", "high_severity", "uniform"]
+    for text in ("title", "cause", "impact", "advice"):
+        assert len({getattr(pattern, text) for pattern in found}) == 4
+    for pattern in found:
+        assert "--num-time-groups" in pattern.advice
+        # What this version lacks is called so.
+        assert pattern.advice.count("Phase") == pattern.advice.count("not in this version")
+        assert "calibrat" not in pattern.advice
+
+
+def test_strings_of_the_specifications_example() -> None:
+    given = [violation(0, 0.58, 0.12), violation(2, 0.35, 0.08)]
+    assert common_violation_patterns(given) == [
+        "High severity violations: 1 (50.0%)",
+        "Medium severity violations: 1 (50.0%)",
+        "Violations at boundaries: [0, 2]",
+        "Scale jumps: max=58.0%, avg=46.5%",
+    ]
+
+
+def test_other_strings() -> None:
+    given = [violation(5, 0.2), violation(1, 0.1, 0.4), violation(3, 0.25)]
+    assert common_violation_patterns(given) == [
+        "Medium severity violations: 1 (33.3%)",
+        "Low severity violations: 2 (66.7%)",
+        "Violations at boundaries: [1, 3, 5]",
+        "Scale jumps: max=25.0%, avg=18.3%",
+        "Zero-point jumps: max=40.0%, avg=13.3%",
+    ]
+    assert common_violation_patterns([]) == []
