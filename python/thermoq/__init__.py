@@ -6,7 +6,6 @@ They are imported on first use, so that `import thermoq` costs next to nothing.
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,9 +47,13 @@ __all__ = [  # noqa: RUF022 (values, errors, verbs)
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib import metadata
+
         return metadata.version("thermoq")
     if name not in _HOMES:
         raise AttributeError(f"module 'thermoq' has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f"thermoq.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -41,6 +41,7 @@ def _among(alike: list[StoredTensor], files: MappedFiles) -> dict[str, str]:
     originals: dict[bytes, list[StoredTensor]] = defaultdict(list)
     for tensor in alike:
         earlier = originals[_sample(files.bytes(tensor))]
+        files.release(tensor)  # a sampled byte may have mapped the 2 MB around it
         original = next((other for other in earlier if _equal(other, tensor, files)), None)
         if original is None:
             earlier.append(tensor)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermoq import _core
+from thermoq.build import build_info
 from thermoq.checkpoint.atomic_directory import atomic_directory, check_target, sync_tree
 from thermoq.checkpoint.carry import QUANTIZATION_KEY, carry_files
 from thermoq.checkpoint.manifest import CopiedTensor
@@ -45,6 +46,7 @@ def export(
     """
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype: expected {', '.join(DTYPES)}, got {dtype}")
+    build_info()
     settings = load_config(None, {"max_shard_size": max_shard_size, "threads": threads})
     progress = progress or NoProgress()
     source, destination = Path(directory), Path(target)

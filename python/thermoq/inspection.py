@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from thermoq.checkpoint import Component, open_checkpoint
 from thermoq.checkpoint.manifest import CopiedTensor, QuantizedTensor, TensorEntry
 from thermoq.checkpoint.quantized import QuantizedComponent, is_quantized, open_quantized
 from thermoq.config import QuantizationConfig, load_config
+from thermoq.layers import LAYER_CLASSES
 from thermoq.plan import TensorPlan, pattern_warnings, plan_component
 
 
@@ -36,6 +38,22 @@ class InspectedTensor:
 
 
 @dataclass(frozen=True)
+class ClassTotal:
+    """What a layer class, or the copied tensors, add up to."""
+
+    layer_class: str
+    num_tensors: int
+    num_weights: int
+    source_bytes: int
+    stored_bytes: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Of what is stored."""
+        return 8 * self.stored_bytes / self.num_weights if self.num_weights else 0.0
+
+
+@dataclass(frozen=True)
 class Inspection:
     """A checkpoint's tensors. `quantized` tells whether thermoq wrote it or this is a plan."""
 
@@ -46,15 +64,14 @@ class Inspection:
     tensors: tuple[InspectedTensor, ...]
     notes: tuple[str, ...]
 
-    @property
-    def source_bytes(self) -> int:
-        """Bytes of all tensors before quantization."""
-        return sum(tensor.source_bytes for tensor in self.tensors)
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of all tensors as stored, or as planned."""
-        return sum(tensor.stored_bytes for tensor in self.tensors)
+    def class_totals(self) -> list[ClassTotal]:
+        """Return a row for each layer class that occurs, for the copied tensors, and for all."""
+        rows = []
+        for name in (*LAYER_CLASSES, "copied"):
+            members = [t for t in self.tensors if (t.layer_class or "copied") == name]
+            if members:
+                rows.append(_total(name, members))
+        return [*rows, _total("all", self.tensors)]
 
 
 def inspect(
@@ -80,6 +97,16 @@ def inspect(
         tensors = [row for part in checkpoint.components for row in _planned(part, resolved)]
         notes = (*checkpoint.notes, *pattern_warnings(checkpoint, resolved))
     return Inspection(root, checkpoint.name, checkpoint.layout, quantized, tuple(tensors), notes)
+
+
+def _total(name: str, members: Sequence[InspectedTensor]) -> ClassTotal:
+    return ClassTotal(
+        name,
+        len(members),
+        sum(tensor.num_weights for tensor in members),
+        sum(tensor.source_bytes for tensor in members),
+        sum(tensor.stored_bytes for tensor in members),
+    )
 
 
 def _planned(component: Component, config: QuantizationConfig) -> list[InspectedTensor]:

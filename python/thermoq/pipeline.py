@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from thermoq.assessment import Run
+from thermoq.build import build_info, version
 from thermoq.checkpoint import Checkpoint, MappedFiles, open_checkpoint
 from thermoq.checkpoint.atomic_directory import atomic_directory, check_target, sync_tree
 from thermoq.checkpoint.carry import QUANTIZATION_KEY, carry_files, tree_bytes
@@ -17,7 +18,7 @@ from thermoq.errors import InputError
 from thermoq.fingerprint import Fingerprint
 from thermoq.plan import pattern_warnings, plan_component, weight_files
 from thermoq.progress import NoProgress, Progress
-from thermoq.provenance import Stopwatch, describe, version
+from thermoq.provenance import Stopwatch, describe
 from thermoq.report.atomic import StagedFiles, check_writable
 from thermoq.report.model import Report, Sizes
 from thermoq.reporting import Trajectory, build_report, report_for_manifest, validate
@@ -76,6 +77,7 @@ def quantize(
     overwrite: bool = False,
     progress: Progress | None = None,
     command: str | None = None,
+    command_name: Literal["baseline", "quantize"] = "quantize",
     carried_flags: Sequence[str] = (),
     **settings: object,
 ) -> Report:
@@ -84,12 +86,13 @@ def quantize(
     `config` is a configuration or the path of a YAML file; `settings` are the flags of
     `thermoq quantize` with underscores (`bit_width=4`, `num_time_groups=10`, ...) and win over it.
     `report` and `html_report` name the JSON and HTML reports; the log takes the JSON report's name
-    with `.log`. `command` and `carried_flags` are for reports: what was typed, and the flags that
-    the advised next command repeats. Returns the report.
+    with `.log`. `command`, `command_name` and `carried_flags` are for reports: what was typed, and
+    the flags that the advised next command repeats. Returns the report.
 
     Raises UsageError for a wrong setting and InputError for a wrong file; nothing is written then.
     """
     stopwatch = Stopwatch()
+    build_info()  # a wrong THERMOQ_SIMD is told before anything else
     source, target = Path(model), Path(output)
     paths = ReportPaths(_path(report), _path(html_report))
     resolved = load_config(Path(config) if isinstance(config, str) else config, settings)
@@ -109,6 +112,7 @@ def quantize(
             bit_width=resolved.bit_width,
             num_time_groups=resolved.num_time_groups,
             num_timesteps=trajectory.schedule.num_timesteps,
+            command=command_name,
             carried=tuple(carried_flags),
             writes_report=report is not None,
             writes_html_report=html_report is not None,
@@ -125,7 +129,7 @@ def quantize(
 
 def baseline(model: Path | str, output: Path | str, **arguments: Any) -> Report:
     """Quantize with `minmax` and measure Phase 1's metrics; arguments as for `quantize`."""
-    return quantize(model, output, **arguments, method="minmax")
+    return quantize(model, output, **{"command_name": "baseline", **arguments, "method": "minmax"})
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from thermoq.checkpoint import Checkpoint, Component, MappedFiles, StoredTensor
+from thermoq.checkpoint.untrusted import bad_tensor, shown
 from thermoq.checkpoint.writer import StoredPart
 from thermoq.config import QuantizationConfig
 from thermoq.duplicates import find_duplicates
@@ -81,13 +82,26 @@ def plan_component(
             name: (scheme, layer.row_dimension) for name, (layer, scheme) in layers.items()
         }
         same_as = find_duplicates(component.tensors, treatment, files)
-    return ComponentPlan(
-        component,
-        tuple(
-            TensorPlan(tensor, *layers[name], same_as.get(name))
-            for name, tensor in component.tensors.items()
-        ),
+    plans = tuple(
+        TensorPlan(tensor, *layers[name], same_as.get(name))
+        for name, tensor in component.tensors.items()
     )
+    _check_names(plans)
+    return ComponentPlan(component, plans)
+
+
+def _check_names(plans: Sequence[TensorPlan]) -> None:
+    """Refuse two tensors that would be stored under the same name."""
+    owners: dict[str, str] = {}
+    for plan in plans:
+        for part in plan.encoded_parts:
+            other = owners.setdefault(part.name, plan.tensor.name)
+            if other != plan.tensor.name:
+                problem = (
+                    f"expected a name that nothing else is stored under, got {part.name} for "
+                    f"{shown(other)} too; a `layers` rule with skip: true copies one of them"
+                )
+                raise bad_tensor(plan.tensor.path, plan.tensor.name, problem)
 
 
 def pattern_warnings(checkpoint: Checkpoint, config: QuantizationConfig) -> list[str]:

@@ -8,21 +8,13 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from thermoq import _core
+from thermoq.build import build_info
 from thermoq.config import QuantizationConfig
 from thermoq.report.model import Provenance
-
-DISTRIBUTION = "thermoq"
-
-
-def version() -> str:
-    """Return thermoq's version."""
-    return metadata.version(DISTRIBUTION)
 
 
 class Stopwatch:
@@ -57,13 +49,14 @@ def describe(
     input_fingerprint: str,
 ) -> Provenance:
     """Return the provenance of a run on this machine."""
+    build = build_info()
     return Provenance(
         cpu=_cpu(),
-        simd_level=_core.simd_level(),
-        openmp=_core.has_openmp(),
-        threads=_threads(config.threads),
+        simd_level=build.simd_level,
+        openmp=build.openmp,
+        threads=(config.threads or build.threads) if build.openmp else 1,
         blas=_blas(),
-        python_version=platform.python_version(),
+        python_version=build.python_version,
         platform=platform.platform(),
         seed=config.seed,
         command=command,
@@ -74,12 +67,6 @@ def describe(
         calibration_fingerprint=None,
         times_s=stopwatch.times_s(),
     )
-
-
-def _threads(requested: int) -> int:
-    if not _core.has_openmp():
-        return 1
-    return requested or _core.default_threads()
 
 
 def _cpu() -> str:

@@ -8,11 +8,11 @@ from typing import Any
 
 from thermoq import summary
 from thermoq.assessment import Figures, Run, assess
+from thermoq.build import version
 from thermoq.config import QuantizationConfig
 from thermoq.metrics import ScoreStatistics, Smoothness, smoothness
 from thermoq.patterns import common_violation_patterns, find_patterns
 from thermoq.prior import prior_parameters
-from thermoq.provenance import version
 from thermoq.report.model import (
     LayerRow,
     ParameterSource,

@@ -203,7 +203,8 @@ def spectral_concentration(
     """kappa = in * sigma_1(W)^2 / ||W||_F^2, between 1 and in; 1 for W = 0 (DESIGN section 4).
 
     It says how much of the layer's gain lies in its top direction. sigma_1 comes from `iterations`
-    steps of the power iteration, each a pass over the weights, so the figure is a lower bound.
+    steps of the power iteration, each a pass over the weights, so the figure is a lower bound; it
+    is clipped to the range that the true one lies in.
     """
     if source_energy <= 0.0:
         return 1.0
@@ -217,7 +218,7 @@ def spectral_concentration(
         seed,
         threads,
     )
-    return matrix.cols * sigma_squared / source_energy
+    return min(float(matrix.cols), max(1.0, matrix.cols * sigma_squared / source_energy))
 
 
 def _check_range(error: _core.QuantizationError) -> None:

@@ -1,0 +1,110 @@
+"""`thermoq inspect`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from thermoq.cli import options
+from thermoq.cli.console import megabytes, print_json, warn
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from thermoq.inspection import InspectedTensor, Inspection
+
+_PIPED_WIDTH = 10_000  # nothing is cut where a program reads
+
+
+def inspect(
+    directory: Annotated[Path, typer.Argument(help="A checkpoint, quantized or not.")],
+    bit_width: options.BitWidth = None,
+    group_size: options.GroupSize = None,
+    config: options.Config = None,
+    component: options.Component = None,
+    json: options.Json = False,
+) -> None:
+    """List a checkpoint's tensors: classes, bits and sizes, as they are or as they would be."""
+    from thermoq.inspection import inspect as run
+
+    found = run(
+        directory,
+        config=config,
+        bit_width=bit_width,
+        group_size=group_size,
+        components=component,
+    )
+    for note in found.notes:
+        warn(note)
+    if json:
+        print_json(found)
+    else:
+        _print_tables(found)
+
+
+def _print_tables(found: Inspection) -> None:
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else _PIPED_WIDTH, highlight=False)
+    state = "quantized by thermoq" if found.quantized else "not quantized; the plan is shown"
+    typer.echo(f"{found.name} ({found.layout} layout, {state})")
+    console.print(_tensor_table(found, terminal))
+    console.print(_class_table(found, terminal))
+
+
+def _tensor_table(found: Inspection, terminal: bool) -> Table:
+    table = _table(terminal)
+    table.add_column("tensor", overflow="fold")
+    table.add_column("shape")
+    table.add_column("dtype")
+    table.add_column("class")
+    table.add_column("encoding")
+    for heading in ("bits/weight", "bytes"):
+        table.add_column(heading, justify="right")
+    for tensor in found.tensors:
+        table.add_row(
+            f"{tensor.component}/{tensor.name}" if tensor.component else tensor.name,
+            "x".join(map(str, tensor.shape)) or "scalar",
+            tensor.dtype,
+            tensor.layer_class or "-",
+            _encoding(tensor),
+            f"{tensor.bits_per_weight:.2f}",
+            f"{tensor.stored_bytes:,}",
+        )
+    return table
+
+
+def _encoding(tensor: InspectedTensor) -> str:
+    if tensor.same_as:
+        return f"same as {tensor.same_as}"
+    if tensor.bit_width is None:
+        return f"copied: {tensor.reason}"
+    return f"{tensor.encoding} {tensor.bit_width}"
+
+
+def _class_table(found: Inspection, terminal: bool) -> Table:
+    table = _table(terminal)
+    table.add_column("class")
+    for heading in ("tensors", "weights", "source", "stored", "bits/weight"):
+        table.add_column(heading, justify="right")
+    for row in found.class_totals():
+        table.add_row(
+            row.layer_class,
+            str(row.num_tensors),
+            f"{row.num_weights:,}",
+            megabytes(row.source_bytes),
+            megabytes(row.stored_bytes),
+            f"{row.bits_per_weight:.2f}",
+        )
+    return table
+
+
+def _table(terminal: bool) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False)

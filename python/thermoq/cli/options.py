@@ -1,0 +1,73 @@
+"""Options that several commands share, each spelled once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    Path, typer.Option(help="The checkpoint directory: diffusers or transformers layout.")
+]
+Output = Annotated[Path, typer.Option(help="The directory to write.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an existing output, on success only.")
+]
+Config = Annotated[
+    Path | None, typer.Option(help="A YAML file with the same settings; flags win over it.")
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(help="Write the JSON report here, and the log beside it as .log."),
+]
+HtmlReport = Annotated[Path | None, typer.Option(help="Write the HTML report here.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Threads = Annotated[int | None, typer.Option(help="Threads; 0: all.", show_default="0")]
+MaxShardSize = Annotated[
+    str | None, typer.Option(help="Largest safetensors file.", show_default="5GB")
+]
+BitWidth = Annotated[
+    int | None, typer.Option(help="Bits of the body's weights: 2, 4 or 8.", show_default="2")
+]
+GroupSize = Annotated[
+    int | None,
+    typer.Option(help="Weights that share a scale, a multiple of 8.", show_default="64"),
+]
+Encoding = Annotated[
+    str | None, typer.Option(help="affine (8 bits are always q8).", show_default="affine")
+]
+Method = Annotated[
+    str | None, typer.Option(help="minmax (round to nearest).", show_default="minmax")
+]
+NumTimeGroups = Annotated[
+    int | None, typer.Option(help="Time groups along the trajectory.", show_default="4")
+]
+ActivationBits = Annotated[
+    int | None, typer.Option(help="Bits of the activations: 4 or 8.", show_default="8")
+]
+SamplingSteps = Annotated[
+    int | None, typer.Option(help="Sampler steps, recorded in the report.", show_default="50")
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of the power iteration.", show_default="0")]
+Component = Annotated[
+    list[str] | None,
+    typer.Option(help="Quantize this component folder too; may be repeated."),
+]
+Validation = Annotated[
+    bool | None,
+    typer.Option(
+        "--validation/--no-validation",
+        help="Measure and report the thermodynamic metrics.",
+        show_default="validation",
+    ),
+]
+SmoothnessThreshold = Annotated[
+    float | None,
+    typer.Option(help="Jumps above this are violations.", show_default="0.3"),
+]
+Phase = Annotated[
+    str | None,
+    typer.Option(help="baseline (Phase 1).", show_default="baseline"),
+]

@@ -1,0 +1,176 @@
+"""`thermoq baseline` and `thermoq quantize`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Literal
+
+import typer
+
+from thermoq.cli import options
+from thermoq.cli.console import shown_progress, typed_flags, warn
+from thermoq.cli.summary import print_summary
+
+# Flags that the advised next command gives anew, and whether they take a value.
+_NOT_CARRIED = {
+    "--model": True,
+    "--output": True,
+    "--bit-width": True,
+    "--num-time-groups": True,
+    "--report": True,
+    "--html-report": True,
+    "--overwrite": False,
+    "--json": False,
+    "--quiet": False,
+    "-q": False,
+}
+
+
+def baseline(
+    model: options.Model,
+    output: options.Output,
+    bit_width: options.BitWidth = None,
+    num_time_groups: options.NumTimeGroups = None,
+    report: options.Report = None,
+    html_report: options.HtmlReport = None,
+    config: options.Config = None,
+    group_size: options.GroupSize = None,
+    encoding: options.Encoding = None,
+    activation_bits: options.ActivationBits = None,
+    smoothness_threshold: options.SmoothnessThreshold = None,
+    sampling_steps: options.SamplingSteps = None,
+    validation: options.Validation = None,
+    component: options.Component = None,
+    max_shard_size: options.MaxShardSize = None,
+    seed: options.Seed = None,
+    threads: options.Threads = None,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+) -> None:
+    """Quantize MODEL with minmax and measure Phase 1's metrics, the baseline."""
+    _run(
+        "baseline",
+        model,
+        output,
+        report=report,
+        html_report=html_report,
+        config=config,
+        overwrite=overwrite,
+        quiet=quiet,
+        json=json,
+        settings={
+            "method": "minmax",
+            "phase": "baseline",
+            "bit_width": bit_width,
+            "num_time_groups": num_time_groups,
+            "group_size": group_size,
+            "encoding": encoding,
+            "activation_bits": activation_bits,
+            "smoothness_threshold": smoothness_threshold,
+            "sampling_steps": sampling_steps,
+            "validation": validation,
+            "components": component,
+            "max_shard_size": max_shard_size,
+            "seed": seed,
+            "threads": threads,
+        },
+    )
+
+
+def quantize(
+    model: options.Model,
+    output: options.Output,
+    phase: options.Phase = None,
+    method: options.Method = None,
+    bit_width: options.BitWidth = None,
+    num_time_groups: options.NumTimeGroups = None,
+    report: options.Report = None,
+    html_report: options.HtmlReport = None,
+    config: options.Config = None,
+    group_size: options.GroupSize = None,
+    encoding: options.Encoding = None,
+    activation_bits: options.ActivationBits = None,
+    smoothness_threshold: options.SmoothnessThreshold = None,
+    sampling_steps: options.SamplingSteps = None,
+    validation: options.Validation = None,
+    component: options.Component = None,
+    max_shard_size: options.MaxShardSize = None,
+    seed: options.Seed = None,
+    threads: options.Threads = None,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+) -> None:
+    """Quantize MODEL into OUTPUT and report what was gained and lost."""
+    _run(
+        "quantize",
+        model,
+        output,
+        report=report,
+        html_report=html_report,
+        config=config,
+        overwrite=overwrite,
+        quiet=quiet,
+        json=json,
+        settings={
+            "method": method,
+            "phase": phase,
+            "bit_width": bit_width,
+            "num_time_groups": num_time_groups,
+            "group_size": group_size,
+            "encoding": encoding,
+            "activation_bits": activation_bits,
+            "smoothness_threshold": smoothness_threshold,
+            "sampling_steps": sampling_steps,
+            "validation": validation,
+            "components": component,
+            "max_shard_size": max_shard_size,
+            "seed": seed,
+            "threads": threads,
+        },
+    )
+
+
+def _run(
+    command: Literal["baseline", "quantize"],
+    model: Path,
+    output: Path,
+    *,
+    report: Path | None,
+    html_report: Path | None,
+    config: Path | None,
+    overwrite: bool,
+    quiet: bool,
+    json: bool,
+    settings: dict[str, object],
+) -> None:
+    from thermoq.checkpoint.atomic_directory import leftovers
+    from thermoq.pipeline import quantize as run
+
+    for leftover in leftovers(output):
+        warn(f"{leftover}: left by an interrupted run; safe to delete unless one is still writing")
+    with shown_progress(quiet) as progress:
+        result = run(
+            model,
+            output,
+            config=config,
+            report=report,
+            html_report=html_report,
+            overwrite=overwrite,
+            progress=progress,
+            command=shlex.join(["thermoq", *sys.argv[1:]]),
+            command_name=command,
+            carried_flags=typed_flags(sys.argv[2:], _NOT_CARRIED),
+            **settings,
+        )
+    for warning in result.warnings:
+        warn(warning)
+    if json:
+        from thermoq.report.json import to_json
+
+        typer.echo(to_json(result), nl=False)
+    elif not quiet:
+        print_summary(result, output, report, html_report)
