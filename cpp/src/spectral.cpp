@@ -12,17 +12,17 @@ namespace {
 // but not on the threads. Each portion holds one partial W^T W v.
 constexpr std::size_t kPortions = 16;
 
-// Random signs: no direction of the row space is left out, and any platform draws the same
-// (SplitMix64, Steele et al. 2014).
-std::vector<float> random_signs(std::size_t n, std::uint64_t seed) {
-  std::vector<float> signs(n);
+// Uniform in [-1, 1), in steps that f32 holds exactly: any platform draws the same (SplitMix64,
+// Steele et al. 2014). Not signs: they are orthogonal to the rows of many a constant matrix.
+std::vector<float> random_start(std::size_t n, std::uint64_t seed) {
+  std::vector<float> start(n);
   for (std::size_t i = 0; i < n; ++i) {
     std::uint64_t z = seed + (i + 1) * 0x9E3779B97F4A7C15ULL;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    signs[i] = ((z ^ (z >> 31)) & 1U) != 0 ? 1.0F : -1.0F;
+    start[i] = static_cast<float>((z ^ (z >> 31)) >> 40) * 0x1p-23F - 1.0F;
   }
-  return signs;
+  return start;
 }
 
 double norm(const std::vector<float>& v) {
@@ -71,7 +71,7 @@ double largest_squared_singular_value(const MatrixView& matrix, double frobenius
   if (matrix.rows == 0 || matrix.cols == 0 || !(frobenius_norm > 0.0)) {
     return 0.0;
   }
-  std::vector<float> v = random_signs(matrix.cols, seed);
+  std::vector<float> v = random_start(matrix.cols, seed);
   std::vector<float> next(matrix.cols);
   std::vector<float> partials(kPortions * matrix.cols);
   double ratio = 0.0;  // ||W^T W v|| / (||v|| ||W||_F), at most sigma_1^2 / ||W||_F

@@ -124,11 +124,12 @@ def _without_score(figures: Figures, run: Run) -> Assessment:
 
 def _verdict(figures: Figures, run: Run, band: Band) -> str:
     score = figures.smoothness_score
+    article = "an" if band == "excellent" else "a"
     if run.num_time_groups == 1:
         text = f"The smoothness score is {score:.4f} because a single time group has no boundary."
     else:
         text = (
-            f"The smoothness score of {score:.4f} is that of a {band} baseline "
+            f"The smoothness score of {score:.4f} is that of {article} {band} baseline "
             f"({_BAND_RANGES[band]}); {len(figures.violations)} of "
             f"{run.num_time_groups - 1} boundaries exceed the threshold."
         )

@@ -6,11 +6,11 @@ to `common_violation_patterns` are the original specification's; the rest are th
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-REPORT_FORMAT_VERSION = 1
+REPORT_FORMAT_VERSION: Final = 1
 
 Severity = Literal["low", "medium", "high"]
 Encoding = Literal["affine", "q8"]
@@ -20,6 +20,8 @@ Ratio = Annotated[float, Field(ge=0.0)]
 
 
 class ReportPart(BaseModel):
+    """What all parts of the report share: they do not change, and unknown keys are errors."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 

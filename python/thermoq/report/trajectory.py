@@ -1,0 +1,191 @@
+"""The parameters over the trajectory: step lines from noise on the left to clean on the right.
+
+Under the noise-schedule prior only ratios between time groups mean anything, so scales are shown
+relative to the first group. Positions are percentages, as in `charts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from thermoq.report.model import LayerRow, LayerTimeParameters, Report, TimeGroupRow
+from thermoq.report.order import labels_of
+from thermoq.report.scales import Axis, Tick, even_steps, ratio_steps
+from thermoq.report.wording import TIMES
+
+PATH_UNITS = 1000
+"""Paths live in a square of this side that the page stretches over the plot."""
+
+_CROWDED = 80  # step lines whose verticals would run into one another
+
+
+@dataclass(frozen=True)
+class TimeBand:
+    """A time group on the time axis, noise on the left."""
+
+    row: TimeGroupRow
+    left: float
+    width: float
+    labelled: bool
+
+
+@dataclass(frozen=True)
+class StepLine:
+    """One layer's values over the trajectory, a path in a square of PATH_UNITS."""
+
+    layer: LayerRow
+    name: str
+    path: str
+    values: list[float]
+    worst: bool
+
+
+@dataclass(frozen=True)
+class TrajectoryChart:
+    """A parameter of every layer over the trajectory."""
+
+    quantity: Literal["scale", "zero_point"]
+    bands: list[TimeBand]
+    time_ticks: list[Tick]
+    value_ticks: list[Tick]
+    lines: list[StepLine]
+    mean: list[float]
+    mean_path: str
+    left_out: int
+    crowded: bool
+
+
+def time_bands(report: Report) -> list[TimeBand]:
+    """The time groups along the time axis, from noise (T - 1) on the left to clean (0)."""
+    thermodynamics = report.thermodynamics
+    if thermodynamics is None:
+        return []
+    axis = Axis(max(1, thermodynamics.num_timesteps - 1), 0)
+    rows = thermodynamics.time_groups
+    edges = [0.0, *(axis.percent(row.start_timestep) for row in rows[1:]), 100.0]
+    stride = -(-len(rows) // 10)
+    return [
+        TimeBand(row, edges[index], round(edges[index + 1] - edges[index], 3), index % stride == 0)
+        for index, row in enumerate(rows)
+    ]
+
+
+def scale_chart(report: Report) -> TrajectoryChart | None:
+    """`scale[g] / scale[0]` per layer and its mean by number of weights, on a logarithmic axis.
+
+    Layers whose first scale is 0 have no ratio and are left out and counted. None with fewer than
+    two time groups, or where no layer has a ratio.
+    """
+    lines = _values(report, _scale_ratios)
+    if not lines:
+        return None
+    positive = [value for _, values in lines for value in values if value > 0]
+    low, high = min(positive), max(positive)
+    margin = max(1.02, (high / low) ** 0.06)
+    axis = Axis(high * margin, low / margin, "log")
+    ticks = [
+        Tick(axis.percent(step), f"{step:g}{TIMES}") for step in ratio_steps(axis.last, axis.first)
+    ]
+    left_out = sum(_time_parameters(row) is not None for row in report.layers) - len(lines)
+    return _trajectory(report, "scale", lines, axis, ticks, left_out)
+
+
+def zero_point_chart(report: Report) -> TrajectoryChart | None:
+    """`zero_point[g]` per layer; None where it never changes along the trajectory."""
+    lines = _values(report, lambda parameters: parameters.zero_point)
+    if all(min(values) == max(values) for _, values in lines):
+        return None
+    axis = Axis(float(2**report.activation_bits - 1), 0.0)
+    ticks = [
+        Tick(axis.percent(step), f"{step:g}") for step in (0, *_quarters(report.activation_bits))
+    ]
+    return _trajectory(report, "zero_point", lines, axis, ticks, 0)
+
+
+def _quarters(activation_bits: int) -> list[int]:
+    top = 2**activation_bits
+    return [top // 4, top // 2, 3 * top // 4, top - 1]
+
+
+def _time_parameters(row: LayerRow) -> LayerTimeParameters | None:
+    return row.time_parameters if row.in_headline else None
+
+
+def _scale_ratios(parameters: LayerTimeParameters) -> list[float]:
+    first = parameters.scale[0]
+    return [value / first for value in parameters.scale] if first > 0 else []
+
+
+def _values(
+    report: Report, of: Callable[[LayerTimeParameters], list[float]]
+) -> list[tuple[LayerRow, list[float]]]:
+    if report.thermodynamics is None or len(report.thermodynamics.time_groups) < 2:
+        return []
+    pairs = [
+        (row, of(parameters))
+        for row in report.layers
+        if (parameters := _time_parameters(row)) is not None and parameters.scale
+    ]
+    return [(row, values) for row, values in pairs if values]
+
+
+def _trajectory(
+    report: Report,
+    quantity: Literal["scale", "zero_point"],
+    lines: Sequence[tuple[LayerRow, list[float]]],
+    axis: Axis,
+    ticks: list[Tick],
+    left_out: int,
+) -> TrajectoryChart:
+    bands = time_bands(report)
+    thermodynamics = report.thermodynamics
+    assert thermodynamics is not None
+    worst = set(thermodynamics.worst_layers[:3])
+    weight = sum(row.num_weights for row, _ in lines) or 1
+    means = [
+        sum(row.num_weights * values[group] for row, values in lines) / weight
+        for group in range(len(bands))
+    ]
+    time_axis = Axis(max(1, thermodynamics.num_timesteps - 1), 0)
+    steps = even_steps(0, time_axis.first, 5)
+    crowded = len(lines) > _CROWDED
+    names = labels_of(row for row, _ in lines)
+    return TrajectoryChart(
+        quantity=quantity,
+        bands=bands,
+        time_ticks=[
+            Tick(time_axis.percent(step), f"{step:g}", minor=index % 2 == 1)
+            for index, step in enumerate(steps)
+        ],
+        value_ticks=ticks,
+        lines=[
+            StepLine(
+                layer=row,
+                name=names[id(row)],
+                path=_path(values, bands, axis, joined=not crowded or row.name in worst),
+                values=values,
+                worst=row.name in worst,
+            )
+            for row, values in lines
+        ],
+        mean=means,
+        mean_path=_path(means, bands, axis),
+        left_out=left_out,
+        crowded=crowded,
+    )
+
+
+def _path(
+    values: Sequence[float], bands: Sequence[TimeBand], axis: Axis, *, joined: bool = True
+) -> str:
+    """A step line: horizontal inside each time group, `joined` by a vertical at each boundary."""
+    unit = PATH_UNITS / 100
+    parts = []
+    for index, (value, band) in enumerate(zip(values, bands, strict=True)):
+        height = round(axis.percent(value) * unit)
+        moves = index == 0 or not joined
+        parts.append(f"M{round(band.left * unit)} {height}" if moves else f"V{height}")
+        parts.append(f"H{round((band.left + band.width) * unit)}")
+    return "".join(parts)

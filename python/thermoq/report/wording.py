@@ -1,0 +1,103 @@
+"""How figures and their sources are written out, alike on the page and in the log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from thermoq.report.model import ParameterSource, Severity
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+NOT_AVAILABLE = "not available"
+
+SOURCE_NOTES: dict[ParameterSource, str] = {
+    "noise-schedule prior": "a model, not a measurement",
+    "none": "no layer has time parameters",
+}
+
+SEVERITY_WORDS: dict[Severity, str] = {"high": "critical", "medium": "concerning", "low": "warning"}
+
+VALIDATION_KEY = "quantization.thermodynamic.validation.enabled: true"
+
+
+def source_text(source: ParameterSource) -> str:
+    """A parameter source and what it is worth, e.g. `noise-schedule prior: a model, not ...`."""
+    return f"{source}: {SOURCE_NOTES[source]}"
+
+
+def fixed(value: float | None, decimals: int = 4) -> str:
+    """A figure between 0 and about 1, e.g. `0.7234`."""
+    if value is None:
+        return NOT_AVAILABLE
+    text = f"{value:.{decimals}f}"
+    # A score of .99999 is not a perfect one, nor is .00001 nothing: neither is rounded to it.
+    if abs(value) < abs(float(text)) == 1 or (value != 0 and float(text) == 0):
+        return significant(value) if float(text) == 0 else _toward_zero(value, decimals)
+    return text
+
+
+def _toward_zero(value: float, decimals: int) -> str:
+    unit = 10**decimals
+    return f"{math.trunc(value * unit) / unit:.{decimals}f}"
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A figure of any size, e.g. `0.0123`, `4.56e-7`."""
+    if value is None:
+        return NOT_AVAILABLE
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    power = int(exponent)
+    if -4 <= power < 5:
+        return f"{value:,.{max(0, digits - 1 - power)}f}"
+    return f"{mantissa}e{power}"
+
+
+def whole(value: int) -> str:
+    """A count, e.g. `25,165,824`."""
+    return f"{value:,}"
+
+
+def size(num_bytes: int) -> str:
+    """Bytes in the largest fitting unit of 1000s, e.g. `34.2 MB`."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if num_bytes >= factor:
+            return f"{significant(num_bytes / factor)} {unit}"
+    return f"{num_bytes} B"
+
+
+def timestep(value: float) -> str:
+    """A timestep, which may be fractional, e.g. `749` or `749.3`."""
+    return f"{value:.0f}" if value == round(value) else f"{value:.1f}"
+
+
+def shape(dimensions: Sequence[int], times: str = "x") -> str:
+    """A tensor's shape, e.g. `1152 x 4608`; a scalar has none."""
+    return f" {times} ".join(str(length) for length in dimensions) or "scalar"
+
+
+def duration(seconds: float) -> str:
+    """Wall-clock time, e.g. `0.042 s`, `3 min 7 s`."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """A count with its noun, e.g. `1 boundary`, `3 boundaries`."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def plain(name: str) -> str:
+    """A tensor's name without the `.weight` that nearly all of them end in."""
+    return name.removesuffix(".weight") or name
+
+
+def shortened(name: str, length: int) -> str:
+    """`name` in at most `length` characters: the middle goes, since ends tell layers apart."""
+    if len(name) <= length:
+        return name
+    head = (length - 1) // 3
+    return f"{name[:head]}…{name[len(name) - (length - 1 - head) :]}"
