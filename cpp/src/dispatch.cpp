@@ -10,6 +10,9 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#ifdef THERMOQ_HAVE_AVX2
+#include <cpuid.h>
+#endif
 
 namespace thermoq {
 namespace {
@@ -21,8 +24,15 @@ struct Level {
 };
 
 #ifdef THERMOQ_HAVE_AVX2
+// The builtin also asks whether the system saves the wide registers; not every compiler's knows
+// f16c.
 bool cpu_has_avx2() noexcept {
-  return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("f16c") != 0;
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  const bool has_f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+  return __builtin_cpu_supports("avx2") != 0 && has_f16c;
 }
 #endif
 

@@ -147,14 +147,19 @@ void test_bad_schemes_are_refused() {
 }
 
 void test_singular_value_of_rank_one() {
-  std::vector<float> x(40 * 30);
+  constexpr std::size_t kRows = 40;
+  constexpr std::size_t kCols = 30;
+  std::vector<float> x(kRows * kCols);
   double energy = 0.0;
   for (std::size_t i = 0; i < x.size(); ++i) {
-    x[i] = static_cast<float>((1.0 + static_cast<double>(i / 30)) *
-                              std::sin(1.0 + static_cast<double>(i % 30)));
+    const std::size_t row = i / kCols;
+    const std::size_t col = i % kCols;
+    x[i] = static_cast<float>((1.0 + static_cast<double>(row)) *
+                              std::sin(1.0 + static_cast<double>(col)));
     energy += static_cast<double>(x[i]) * x[i];
   }
-  const MatrixView matrix{reinterpret_cast<const std::uint8_t*>(x.data()), FloatType::f32, 40, 30};
+  const MatrixView matrix{reinterpret_cast<const std::uint8_t*>(x.data()), FloatType::f32, kRows,
+                          kCols};
   const double sigma = largest_squared_singular_value(matrix, std::sqrt(energy), 2, 0, 2);
   CHECK(std::fabs(sigma / energy - 1.0) < 1e-5, "sigma_1^2 = %g of %g", sigma, energy);
 }

@@ -1,4 +1,6 @@
 // Every SIMD level gives the scalar kernels' bits: on every size, alignment, tail and kind of data.
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -56,7 +58,16 @@ bool same(const std::vector<T>& a, const std::vector<T>& b) {
          (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
-bool same(const ErrorSums& a, const ErrorSums& b) { return std::memcmp(&a, &b, sizeof a) == 0; }
+bool same(float a, float b) { return thermoq::float_bits(a) == thermoq::float_bits(b); }
+
+// Sums are of squares: never -0, so equal values have equal bits.
+bool same(const ErrorSums& a, const ErrorSums& b) {
+  return std::equal(a.squared_error, a.squared_error + thermoq::kLanes, b.squared_error) &&
+         std::equal(a.source_energy, a.source_energy + thermoq::kLanes, b.source_energy) &&
+         std::equal(a.decoded_energy, a.decoded_energy + thermoq::kLanes, b.decoded_energy) &&
+         std::equal(a.max_error, a.max_error + thermoq::kLanes, b.max_error) &&
+         same(a.max_magnitude, b.max_magnitude);
+}
 
 struct Affine {
   std::vector<std::uint8_t> codes;
@@ -124,7 +135,7 @@ void test_q8(const KernelTable& kernel, const float* x, std::size_t n) {
 void test_products(const KernelTable& kernel, const float* x, const float* y, std::size_t n) {
   const float expected = thermoq::kScalarKernels.dot(x, y, n);
   const float got = kernel.dot(x, y, n);
-  CHECK(std::memcmp(&expected, &got, sizeof got) == 0, "dot, n = %zu", n);
+  CHECK(same(expected, got), "dot, n = %zu", n);
   std::vector<float> a(y, y + n);
   std::vector<float> b(y, y + n);
   thermoq::kScalarKernels.add_scaled(0.37F, x, n, a.data());
