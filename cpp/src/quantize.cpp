@@ -64,6 +64,12 @@ QuantizationError total(const std::vector<RowError>& rows, const MatrixView& sou
   return error;
 }
 
+// What lies behind weight `col` of `row`: the rest of the row, then the next rows.
+Upcoming upcoming(const MatrixView& source, std::size_t row, std::size_t col) noexcept {
+  const std::size_t bytes = bytes_per_element(source.type);
+  return {reinterpret_cast<std::uintptr_t>(source.row(row)) + col * bytes, bytes};
+}
+
 }  // namespace
 
 QuantizationError quantize_affine(const MatrixView& source, const AffineScheme& scheme,
@@ -84,7 +90,8 @@ QuantizationError quantize_affine(const MatrixView& source, const AffineScheme& 
           const float* x =
               load_floats(kernel, source.row(row), source.type, first, n, scratch.floats.data());
           const std::size_t group = row * groups + first / scheme.group_size;
-          kernel.quantize_affine(x, n, scheme.group_size, scheme.bit_width, scratch.codes.data(),
+          kernel.quantize_affine(x, n, scheme.group_size, scheme.bit_width,
+                                 upcoming(source, row, first + n), scratch.codes.data(),
                                  out.scale + group, out.minimum + group, sums);
           kernel.pack(scratch.codes.data(), n, scheme.bit_width,
                       out.codes + row * row_bytes + first * bits / 8);
@@ -106,7 +113,8 @@ QuantizationError quantize_q8(const MatrixView& source, const Q8Codes& out, int 
           const std::size_t n = std::min(kStretch, source.cols - first);
           const float* x =
               load_floats(kernel, source.row(row), source.type, first, n, scratch.floats.data());
-          kernel.quantize_q8(x, n, out.codes + row * source.cols + first,
+          kernel.quantize_q8(x, n, upcoming(source, row, first + n),
+                             out.codes + row * source.cols + first,
                              out.scale + row * groups + first / kQ8GroupSize, sums);
         }
         rows[row] = finish_row(sums);

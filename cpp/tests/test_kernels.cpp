@@ -87,7 +87,7 @@ Affine run_affine(const KernelTable& kernel, const float* x, std::size_t n, std:
              std::vector<std::uint8_t>(bytes),
              std::vector<float>(n),
              {}};
-  kernel.quantize_affine(x, n, group_size, bit_width, out.codes.data(), out.scale.data(),
+  kernel.quantize_affine(x, n, group_size, bit_width, {}, out.codes.data(), out.scale.data(),
                          out.minimum.data(), out.sums);
   kernel.pack(out.codes.data(), n, bit_width, out.packed.data());
   std::vector<std::uint8_t> unpacked(n);
@@ -119,7 +119,7 @@ Q8 run_q8(const KernelTable& kernel, const float* x, std::size_t n) {
          std::vector<std::uint16_t>((n + 31) / 32),
          std::vector<float>(n),
          {}};
-  kernel.quantize_q8(x, n, out.codes.data(), out.scale.data(), out.sums);
+  kernel.quantize_q8(x, n, {}, out.codes.data(), out.scale.data(), out.sums);
   kernel.dequantize_q8(out.codes.data(), n, out.scale.data(), out.decoded.data());
   return out;
 }

@@ -43,7 +43,7 @@ struct BlockSums {
   __m256 squared_error = _mm256_setzero_ps();
   __m256 source_energy = _mm256_setzero_ps();
   __m256 decoded_energy = _mm256_setzero_ps();
-  __m256 max_error = _mm256_setzero_ps();
+  __m256i max_error = _mm256_setzero_si256();  // bits of floats >= 0 compare as integers
   std::size_t pending = 0;
 
   void add(__m256 source, __m256 decoded) noexcept {
@@ -51,7 +51,8 @@ struct BlockSums {
     squared_error = _mm256_add_ps(squared_error, _mm256_mul_ps(error, error));
     source_energy = _mm256_add_ps(source_energy, _mm256_mul_ps(source, source));
     decoded_energy = _mm256_add_ps(decoded_energy, _mm256_mul_ps(decoded, decoded));
-    max_error = _mm256_max_ps(max_error, _mm256_andnot_ps(_mm256_set1_ps(-0.0F), error));
+    const __m256 distance = _mm256_andnot_ps(_mm256_set1_ps(-0.0F), error);
+    max_error = _mm256_max_epi32(max_error, _mm256_castps_si256(distance));
   }
 
   // One element in its lane; +0 in the others changes nothing.
@@ -67,8 +68,8 @@ struct BlockSums {
     add_lanes(squared_error, sums.squared_error);
     add_lanes(source_energy, sums.source_energy);
     add_lanes(decoded_energy, sums.decoded_energy);
-    const __m256 largest = _mm256_max_ps(_mm256_loadu_ps(sums.max_error), max_error);
-    _mm256_storeu_ps(sums.max_error, largest);
+    const __m256 largest = _mm256_castsi256_ps(max_error);
+    _mm256_storeu_ps(sums.max_error, _mm256_max_ps(_mm256_loadu_ps(sums.max_error), largest));
     squared_error = source_energy = decoded_energy = _mm256_setzero_ps();
     pending = 0;
   }
@@ -83,18 +84,6 @@ struct BlockSums {
 
 inline void add_magnitude(float low, float high, ErrorSums& sums) noexcept {
   sums.max_magnitude = larger(larger(sums.max_magnitude, magnitude(low)), magnitude(high));
-}
-
-inline float reduce_min(__m256 v) noexcept {
-  __m128 half = _mm_min_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  half = _mm_min_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_min_ss(half, _mm_movehdup_ps(half)));
-}
-
-inline float reduce_max(__m256 v) noexcept {
-  __m128 half = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  half = _mm_max_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
 }
 
 void widen_f16(const std::uint8_t* in, std::size_t n, float* out) noexcept {
@@ -236,14 +225,37 @@ struct Q8Encoder {
   }
 };
 
+inline void fetch(Upcoming upcoming, std::size_t weight) noexcept {
+  const std::uintptr_t address = upcoming.address + weight * upcoming.bytes_per_weight;
+  _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T0);
+}
+
+inline Upcoming from(Upcoming upcoming, std::size_t weight) noexcept {
+  return {upcoming.address + weight * upcoming.bytes_per_weight, upcoming.bytes_per_weight};
+}
+
+// The last, incomplete vector of a row. Apart from the loops below and with the sums passed by
+// value, so that those stay in registers there.
+template <class Encoder, class Code>
+[[gnu::noinline]] BlockSums encode_tail(const float* x, std::size_t i, std::size_t n,
+                                        const Encoder& encode, Code* codes,
+                                        BlockSums block) noexcept {
+  for (; i < n; ++i) {
+    codes[i] = static_cast<Code>(encode.one(x[i], i % kLanes, block));
+  }
+  return block;
+}
+
 // Encodes x [n], n <= kSumBlock, to one byte a code. x starts at lane 0; only at a row's end is n
 // no multiple of the vector's width.
 template <class Encoder, class Code>
-inline void encode_block(const float* x, std::size_t n, const Encoder& encode, Code* codes,
-                         BlockSums& block) noexcept {
+inline void encode_block(const float* x, std::size_t n, const Encoder& encode, Upcoming upcoming,
+                         Code* codes, BlockSums& block) noexcept {
   std::size_t i = 0;
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   for (; i + 32 <= n; i += 32) {
+    fetch(upcoming, i);
+    fetch(upcoming, i + 16);
     const __m256i a = encode(_mm256_loadu_ps(x + i), block);
     const __m256i b = encode(_mm256_loadu_ps(x + i + 8), block);
     const __m256i c = encode(_mm256_loadu_ps(x + i + 16), block);
@@ -259,29 +271,57 @@ inline void encode_block(const float* x, std::size_t n, const Encoder& encode, C
         _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(codes + i), _mm_packs_epi16(words, words));
   }
-  for (; i < n; ++i) {
-    codes[i] = static_cast<Code>(encode.one(x[i], i % kLanes, block));
+  if (i < n) {
+    block = encode_tail(x, i, n, encode, codes, block);
   }
 }
 
-inline void range_of(const float* x, std::size_t n, float& low, float& high) noexcept {
+inline std::uint32_t reduce_max_unsigned(__m256i v) noexcept {
+  __m128i half = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  half = _mm_max_epu32(half, _mm_shuffle_epi32(half, _MM_SHUFFLE(1, 0, 3, 2)));
+  half = _mm_max_epu32(half, _mm_shuffle_epi32(half, _MM_SHUFFLE(2, 3, 0, 1)));
+  return static_cast<std::uint32_t>(_mm_cvtsi128_si32(half));
+}
+
+inline std::int32_t reduce_max_signed(__m256i v) noexcept {
+  __m128i half = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  half = _mm_max_epi32(half, _mm_shuffle_epi32(half, _MM_SHUFFLE(1, 0, 3, 2)));
+  half = _mm_max_epi32(half, _mm_shuffle_epi32(half, _MM_SHUFFLE(2, 3, 0, 1)));
+  return _mm_cvtsi128_si32(half);
+}
+
+inline void range_of_floats(const float* x, std::size_t n, float& low, float& high) noexcept {
   low = x[0];
   high = x[0];
-  std::size_t i = 0;
-  if (n >= 8) {
-    __m256 lows = _mm256_loadu_ps(x);
-    __m256 highs = lows;
-    for (i = 8; i + 8 <= n; i += 8) {
-      const __m256 v = _mm256_loadu_ps(x + i);
-      lows = _mm256_min_ps(lows, v);
-      highs = _mm256_max_ps(highs, v);
-    }
-    low = reduce_min(lows);
-    high = reduce_max(highs);
-  }
-  for (; i < n; ++i) {
+  for (std::size_t i = 1; i < n; ++i) {
     low = smaller(x[i], low);
     high = larger(x[i], high);
+  }
+}
+
+// Minimum and maximum by integer comparisons of the bits, which leave the floating-point adders to
+// the encoding: of numbers of both signs, the largest unsigned pattern is the lowest and the
+// largest signed pattern the highest.
+inline void range_of(const float* x, std::size_t n, float& low, float& high) noexcept {
+  if (n % kLanes != 0) {
+    range_of_floats(x, n, low, high);
+    return;
+  }
+  const auto* in = reinterpret_cast<const __m256i*>(x);
+  __m256i lowest = _mm256_loadu_si256(in);
+  __m256i highest = lowest;
+  for (std::size_t i = 1; i < n / kLanes; ++i) {
+    const __m256i v = _mm256_loadu_si256(in + i);
+    lowest = _mm256_max_epu32(lowest, v);
+    highest = _mm256_max_epi32(highest, v);
+  }
+  const std::uint32_t low_bits = reduce_max_unsigned(lowest);
+  const std::int32_t high_bits = reduce_max_signed(highest);
+  if ((low_bits & 0x80000000U) != 0 && high_bits >= 0) {
+    low = float_from_bits(low_bits);
+    high = float_from_bits(static_cast<std::uint32_t>(high_bits));
+  } else {
+    range_of_floats(x, n, low, high);
   }
 }
 
@@ -299,8 +339,8 @@ inline std::size_t group_ranges(const float* x, std::size_t n, std::size_t group
 }
 
 void quantize_affine(const float* x, std::size_t n, std::size_t group_size, int bit_width,
-                     std::uint8_t* codes, std::uint16_t* scale, std::uint16_t* minimum,
-                     ErrorSums& sums) noexcept {
+                     Upcoming upcoming, std::uint8_t* codes, std::uint16_t* scale,
+                     std::uint16_t* minimum, ErrorSums& sums) noexcept {
   const auto levels = static_cast<float>((1 << bit_width) - 1);
   GroupParameters p;
   const std::size_t groups = group_ranges(x, n, group_size, p, sums);
@@ -311,15 +351,15 @@ void quantize_affine(const float* x, std::size_t n, std::size_t group_size, int 
     const std::size_t end = smaller((group + 1) * group_size, n);
     for (std::size_t i = group * group_size; i < end; i += kSumBlock) {
       const std::size_t count = smaller(kSumBlock, end - i);
-      encode_block(x + i, count, encode, codes + i, block);
+      encode_block(x + i, count, encode, from(upcoming, i), codes + i, block);
       block.end_block(count, sums);
     }
   }
   block.flush(sums);
 }
 
-void quantize_q8(const float* x, std::size_t n, std::int8_t* codes, std::uint16_t* scale,
-                 ErrorSums& sums) noexcept {
+void quantize_q8(const float* x, std::size_t n, Upcoming upcoming, std::int8_t* codes,
+                 std::uint16_t* scale, ErrorSums& sums) noexcept {
   constexpr std::size_t kGroup = 32;
   GroupParameters p;
   const std::size_t groups = group_ranges(x, n, kGroup, p, sums);
@@ -328,8 +368,8 @@ void quantize_q8(const float* x, std::size_t n, std::int8_t* codes, std::uint16_
   for (std::size_t group = 0; group < groups; ++group) {
     const std::size_t begin = group * kGroup;
     const std::size_t count = smaller(kGroup, n - begin);
-    encode_block(x + begin, count, Q8Encoder{p.scale[group], p.inverse[group]}, codes + begin,
-                 block);
+    encode_block(x + begin, count, Q8Encoder{p.scale[group], p.inverse[group]},
+                 from(upcoming, begin), codes + begin, block);
     block.end_block(count, sums);
   }
   block.flush(sums);

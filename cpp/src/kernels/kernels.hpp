@@ -25,6 +25,14 @@ struct ErrorSums {
   float max_magnitude = 0.0F;
 };
 
+// The source of the stretch after this one. A kernel may fetch it into the cache while it computes:
+// the range pass reads faster than memory delivers, the encoding slower. An integer, as it may lie
+// beyond the end of the matrix.
+struct Upcoming {
+  std::uintptr_t address = 0;
+  std::size_t bytes_per_weight = 0;
+};
+
 struct KernelTable {
   // 16-bit floats to f32, from any address.
   void (*widen_f16)(const std::uint8_t* in, std::size_t n, float* out) noexcept;
@@ -36,10 +44,10 @@ struct KernelTable {
   // x [n] -> codes [n], one a byte; scale, minimum [ceil(n / group_size)] as f16 bits. At most
   // kMaxGroups groups.
   void (*quantize_affine)(const float* x, std::size_t n, std::size_t group_size, int bit_width,
-                          std::uint8_t* codes, std::uint16_t* scale, std::uint16_t* minimum,
-                          ErrorSums& sums) noexcept;
-  void (*quantize_q8)(const float* x, std::size_t n, std::int8_t* codes, std::uint16_t* scale,
-                      ErrorSums& sums) noexcept;
+                          Upcoming upcoming, std::uint8_t* codes, std::uint16_t* scale,
+                          std::uint16_t* minimum, ErrorSums& sums) noexcept;
+  void (*quantize_q8)(const float* x, std::size_t n, Upcoming upcoming, std::int8_t* codes,
+                      std::uint16_t* scale, ErrorSums& sums) noexcept;
 
   void (*dequantize_affine)(const std::uint8_t* codes, std::size_t n, std::size_t group_size,
                             const std::uint16_t* scale, const std::uint16_t* minimum,

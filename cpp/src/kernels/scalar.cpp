@@ -128,8 +128,8 @@ void quantize_group(const float* x, std::size_t n, float levels, std::size_t fir
 }
 
 void quantize_affine(const float* x, std::size_t n, std::size_t group_size, int bit_width,
-                     std::uint8_t* codes, std::uint16_t* scale, std::uint16_t* minimum,
-                     ErrorSums& sums) noexcept {
+                     Upcoming /*upcoming*/, std::uint8_t* codes, std::uint16_t* scale,
+                     std::uint16_t* minimum, ErrorSums& sums) noexcept {
   const auto levels = static_cast<float>((1 << bit_width) - 1);
   BlockSums block(sums);
   std::size_t group = 0;
@@ -139,8 +139,8 @@ void quantize_affine(const float* x, std::size_t n, std::size_t group_size, int 
   }
 }
 
-void quantize_q8(const float* x, std::size_t n, std::int8_t* codes, std::uint16_t* scale,
-                 ErrorSums& sums) noexcept {
+void quantize_q8(const float* x, std::size_t n, Upcoming /*upcoming*/, std::int8_t* codes,
+                 std::uint16_t* scale, ErrorSums& sums) noexcept {
   constexpr std::size_t kGroup = 32;
   BlockSums block(sums);
   for (std::size_t begin = 0, group = 0; begin < n; begin += kGroup, ++group) {
