@@ -16,7 +16,7 @@ void dequantize_affine(const AffineCodesView& in, const AffineScheme& scheme, st
   const std::size_t row_bytes = scheme.row_bytes(cols);
   const auto bits = static_cast<std::size_t>(scheme.bit_width);
   parallel_for(
-      rows, threads, [&] { return Stretch(stretch); },
+      rows, rows * cols, threads, [&] { return Stretch(stretch); },
       [&](Stretch& scratch, std::size_t row) {
         for (std::size_t first = 0; first < cols; first += stretch) {
           const std::size_t n = std::min(stretch, cols - first);
@@ -36,7 +36,7 @@ void dequantize_q8(const Q8CodesView& in, std::size_t rows, std::size_t cols, Fl
   const KernelTable& kernel = kernels();
   const std::size_t groups = (cols + kQ8GroupSize - 1) / kQ8GroupSize;
   parallel_for(
-      rows, threads, [] { return Stretch(kStretch); },
+      rows, rows * cols, threads, [] { return Stretch(kStretch); },
       [&](Stretch& scratch, std::size_t row) {
         for (std::size_t first = 0; first < cols; first += kStretch) {
           const std::size_t n = std::min(kStretch, cols - first);
@@ -53,21 +53,22 @@ std::uint64_t convert(const std::uint8_t* in, FloatType from, std::size_t count,
                       std::uint8_t* out, int threads) {
   const KernelTable& kernel = kernels();
   std::atomic<std::uint64_t> overflows{0};
-  parallel_for(
-      (count + kStretch - 1) / kStretch, threads, [] { return std::vector<float>(2 * kStretch); },
-      [&](std::vector<float>& scratch, std::size_t stretch) {
-        const std::size_t first = stretch * kStretch;
-        const std::size_t n = std::min(kStretch, count - first);
-        const float* x = load_floats(kernel, in, from, first, n, scratch.data());
-        std::uint8_t* target = out + first * bytes_per_element(to);
-        store_floats(kernel, x, n, to, target);
-        const float* back = load_floats(kernel, target, to, 0, n, scratch.data() + kStretch);
-        std::uint64_t lost = 0;
-        for (std::size_t i = 0; i < n; ++i) {
-          lost += std::isfinite(x[i]) && !std::isfinite(back[i]) ? 1U : 0U;
-        }
-        overflows += lost;
-      });
+  parallel_for((count + kStretch - 1) / kStretch, count, threads,
+               [] { return std::vector<float>(2 * kStretch); },
+               [&](std::vector<float>& scratch, std::size_t stretch) {
+                 const std::size_t first = stretch * kStretch;
+                 const std::size_t n = std::min(kStretch, count - first);
+                 const float* x = load_floats(kernel, in, from, first, n, scratch.data());
+                 std::uint8_t* target = out + first * bytes_per_element(to);
+                 store_floats(kernel, x, n, to, target);
+                 const float* back =
+                     load_floats(kernel, target, to, 0, n, scratch.data() + kStretch);
+                 std::uint64_t lost = 0;
+                 for (std::size_t i = 0; i < n; ++i) {
+                   lost += std::isfinite(x[i]) && !std::isfinite(back[i]) ? 1U : 0U;
+                 }
+                 overflows += lost;
+               });
   return overflows;
 }
 

@@ -16,7 +16,7 @@ void pack_codes(const std::uint8_t* codes, std::size_t rows, std::size_t cols, i
   const KernelTable& kernel = kernels();
   const std::size_t row_bytes = (cols * static_cast<std::size_t>(bit_width) + 7) / 8;
   parallel_for(
-      rows, threads, [] { return NoState{}; },
+      rows, rows * cols, threads, [] { return NoState{}; },
       [&](NoState&, std::size_t row) {
         kernel.pack(codes + row * cols, cols, bit_width, packed + row * row_bytes);
       });
@@ -28,7 +28,7 @@ void unpack_codes(const std::uint8_t* packed, std::size_t rows, std::size_t cols
   const KernelTable& kernel = kernels();
   const std::size_t row_bytes = (cols * static_cast<std::size_t>(bit_width) + 7) / 8;
   parallel_for(
-      rows, threads, [] { return NoState{}; },
+      rows, rows * cols, threads, [] { return NoState{}; },
       [&](NoState&, std::size_t row) {
         kernel.unpack(packed + row * row_bytes, cols, bit_width, codes + row * cols);
       });

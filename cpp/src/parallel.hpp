@@ -10,12 +10,17 @@
 
 namespace thermoq {
 
+// Below this many weights a team costs more than it brings, most of all on a busy machine, where
+// every region waits for its last thread to be scheduled.
+inline constexpr std::size_t kSerialWeights = std::size_t{1} << 18;
+
 // Calls body(state, i) for every i in [0, count), each thread with a state of its own made by
-// make_state(): scratch memory is allocated once a thread, never once a row. `threads` <= 0 means
-// all. The first exception is rethrown here: one that left the OpenMP region would abort the
-// process.
+// make_state(): scratch memory is allocated once a thread, never once a row. `weights` is how many
+// all calls go over, `threads` <= 0 means all. The first exception is rethrown here: one that left
+// the OpenMP region would abort the process.
 template <class MakeState, class Body>
-void parallel_for(std::size_t count, int threads, const MakeState& make_state, const Body& body) {
+void parallel_for(std::size_t count, std::size_t weights, int threads, const MakeState& make_state,
+                  const Body& body) {
   std::exception_ptr failure;
   const auto guarded = [&failure](const auto& action) noexcept {
     try {
@@ -29,7 +34,8 @@ void parallel_for(std::size_t count, int threads, const MakeState& make_state, c
       }
     }
   };
-  const int team = threads > 0 ? threads : default_threads();
+  const int wanted = threads > 0 ? threads : default_threads();
+  const int team = weights < kSerialWeights ? 1 : wanted;
   const std::size_t portions = 16 * static_cast<std::size_t>(team);
   [[maybe_unused]] const std::size_t portion = std::clamp<std::size_t>(count / portions, 1, 64);
 #ifdef _OPENMP

@@ -82,7 +82,7 @@ QuantizationError quantize_affine(const MatrixView& source, const AffineScheme& 
   const auto bits = static_cast<std::size_t>(scheme.bit_width);
   std::vector<RowError> rows(source.rows);
   parallel_for(
-      source.rows, threads, [&] { return Stretch(stretch); },
+      source.rows, source.rows * source.cols, threads, [&] { return Stretch(stretch); },
       [&](Stretch& scratch, std::size_t row) {
         ErrorSums sums;
         for (std::size_t first = 0; first < source.cols; first += stretch) {
@@ -106,7 +106,7 @@ QuantizationError quantize_q8(const MatrixView& source, const Q8Codes& out, int 
   const std::size_t groups = (source.cols + kQ8GroupSize - 1) / kQ8GroupSize;
   std::vector<RowError> rows(source.rows);
   parallel_for(
-      source.rows, threads, [] { return Stretch(kStretch); },
+      source.rows, source.rows * source.cols, threads, [] { return Stretch(kStretch); },
       [&](Stretch& scratch, std::size_t row) {
         ErrorSums sums;
         for (std::size_t first = 0; first < source.cols; first += kStretch) {

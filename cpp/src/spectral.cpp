@@ -47,7 +47,7 @@ void multiply_gram(const MatrixView& matrix, const std::vector<float>& v, int th
   const std::size_t rows_each = (matrix.rows + kPortions - 1) / kPortions;
   std::fill(partials.begin(), partials.end(), 0.0F);
   parallel_for(
-      kPortions, threads, [&] { return std::vector<float>(cols); },
+      kPortions, matrix.rows * cols, threads, [&] { return std::vector<float>(cols); },
       [&](std::vector<float>& scratch, std::size_t portion) {
         const std::size_t begin = std::min(portion * rows_each, matrix.rows);
         const std::size_t end = std::min(begin + rows_each, matrix.rows);

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from thermoq.inspection import InspectedTensor, Inspection
 
 _PIPED_WIDTH = 10_000  # nothing is cut where a program reads
+_ONE_LINE_WIDTH = 120  # below this a tensor takes two lines, its name and its figures
 
 
 def inspect(
@@ -49,33 +50,53 @@ def _print_tables(found: Inspection) -> None:
     from rich.console import Console
 
     terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else _PIPED_WIDTH, highlight=False)
+    console = Console(
+        width=None if terminal else _PIPED_WIDTH, highlight=False, markup=False, emoji=False
+    )
     state = "quantized by thermoq" if found.quantized else "not quantized; the plan is shown"
     typer.echo(f"{found.name} ({found.layout} layout, {state})")
-    console.print(_tensor_table(found, terminal))
+    if console.width < _ONE_LINE_WIDTH:
+        _print_two_lines_each(found)
+    else:
+        console.print(_tensor_table(found, terminal))
     console.print(_class_table(found, terminal))
+
+
+def _print_two_lines_each(found: Inspection) -> None:
+    rows = [_figures(tensor) for tensor in found.tensors]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for tensor, row in zip(found.tensors, rows, strict=True):
+        typer.echo(_full_name(tensor))
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        typer.echo(f"    {'  '.join(cells).rstrip()}")
 
 
 def _tensor_table(found: Inspection, terminal: bool) -> Table:
     table = _table(terminal)
     table.add_column("tensor", overflow="fold")
-    table.add_column("shape")
-    table.add_column("dtype")
-    table.add_column("class")
-    table.add_column("encoding")
+    for heading in ("shape", "dtype", "class"):
+        table.add_column(heading)
     for heading in ("bits/weight", "bytes"):
         table.add_column(heading, justify="right")
+    table.add_column("encoding")
     for tensor in found.tensors:
-        table.add_row(
-            f"{tensor.component}/{tensor.name}" if tensor.component else tensor.name,
-            "x".join(map(str, tensor.shape)) or "scalar",
-            tensor.dtype,
-            tensor.layer_class or "-",
-            _encoding(tensor),
-            f"{tensor.bits_per_weight:.2f}",
-            f"{tensor.stored_bytes:,}",
-        )
+        table.add_row(_full_name(tensor), *_figures(tensor))
     return table
+
+
+def _full_name(tensor: InspectedTensor) -> str:
+    return f"{tensor.component}/{tensor.name}" if tensor.component else tensor.name
+
+
+def _figures(tensor: InspectedTensor) -> tuple[str, ...]:
+    return (
+        "x".join(map(str, tensor.shape)) or "scalar",
+        tensor.dtype,
+        tensor.layer_class or "-",
+        f"{tensor.bits_per_weight:.2f}",
+        f"{tensor.stored_bytes:,}",
+        _encoding(tensor),
+    )
 
 
 def _encoding(tensor: InspectedTensor) -> str:
