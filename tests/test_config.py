@@ -234,7 +234,7 @@ BAD_VALUES = [
     (["calibration: c.safetensors"], 2,
      "calibration: expected null (not in this version of thermoq), got 'c.safetensors'"),
     (["sampling_steps: 0"], 2, "sampling_steps: expected an integer of at least 1, or null, got 0"),
-    (["seed: -1"], 2, "seed: expected an integer of at least 0, got -1"),
+    (["seed: -1"], 2, "seed: expected an integer from 0 to 2^64 - 1, got -1"),
     (["threads: 1025"], 2, "threads: expected an integer from 0 (all cores) to 1024, got 1025"),
     (["max_shard_size: 5 parsecs"], 2, "max_shard_size: expected a size of at least one byte such "
      "as 5GB, 500MB or 2GiB, got '5 parsecs'"),

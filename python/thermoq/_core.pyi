@@ -3,16 +3,17 @@ thermoq's C++ core: quantization, packing, jumps and the prior's power iteration
 """
 
 from __future__ import annotations
+
 import enum
+
 import numpy
 import numpy.typing
-import typing
 
 __all__: list[str] = [
-    "BoundaryJumps",
-    "FloatType",
     "MAX_MAGNITUDE",
     "Q8_GROUP_SIZE",
+    "BoundaryJumps",
+    "FloatType",
     "QuantizationError",
     "Severity",
     "available_simd_levels",
@@ -127,11 +128,7 @@ def largest_squared_singular_value(
     threads: int = 0,
 ) -> float: ...
 def pack_codes(
-    codes: numpy.typing.NDArray[numpy.uint8],
-    rows: int,
-    cols: int,
-    bit_width: int,
-    threads: int = 0,
+    codes: numpy.typing.NDArray[numpy.uint8], rows: int, cols: int, bit_width: int, threads: int = 0
 ) -> numpy.typing.NDArray[numpy.uint8]: ...
 def quantize_affine(
     source: numpy.typing.NDArray[numpy.uint8],
@@ -154,14 +151,10 @@ def quantize_q8(
     cols: int,
     threads: int = 0,
 ) -> tuple[
-    numpy.typing.NDArray[numpy.int8],
-    numpy.typing.NDArray[numpy.uint16],
-    QuantizationError,
+    numpy.typing.NDArray[numpy.int8], numpy.typing.NDArray[numpy.uint16], QuantizationError
 ]: ...
 def set_simd_level(level: str) -> None: ...
-def severity_of(
-    scale_jump: float, zero_point_jump: float, threshold: float
-) -> Severity: ...
+def severity_of(scale_jump: float, zero_point_jump: float, threshold: float) -> Severity: ...
 def simd_level() -> str: ...
 def unpack_codes(
     packed: numpy.typing.NDArray[numpy.uint8],

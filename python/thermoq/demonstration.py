@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from thermoq.checkpoint.carried import MANIFEST_NAME
 from thermoq.errors import InputError
 from thermoq.pipeline import baseline
 from thermoq.progress import Progress
 from thermoq.report.model import Report
+from thermoq.staging import is_leftover, refused
 
 MODEL_FOLDER = "demo_model"
-_CHECKPOINT, _JSON, _HTML = "quantized", "report.json", "report.html"
+_CHECKPOINT, _JSON, _LOG, _HTML = "quantized", "report.json", "report.log", "report.html"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Demonstration:
     html_report: Path
 
 
+def files_of(directory: Path) -> tuple[Path, ...]:
+    """Return what a demo writes below `directory`."""
+    return tuple(directory / name for name in (_CHECKPOINT, _JSON, _LOG, _HTML))
+
+
 def demonstrate(
     directory: Path, *, progress: Progress | None = None, **settings: object
 ) -> Demonstration:
@@ -32,25 +40,35 @@ def demonstrate(
 
     Raises InputError if the directory holds anything else.
     """
-    checkpoint = directory / _CHECKPOINT
-    json_report, html_report = directory / _JSON, directory / _HTML
-    if directory.is_dir():
-        ours = {_CHECKPOINT, _JSON, _HTML, json_report.with_suffix(".log").name}
-        others = sorted({path.name for path in directory.iterdir()} - ours)
-        if others:
-            raise InputError(f"{directory}: expected an earlier demo or nothing, got {others[0]}")
+    checkpoint, json_report, _, html_report = files_of(directory)
+    _check(directory)
+    is_new = not directory.exists()
     try:
         directory.mkdir(exist_ok=True)
     except OSError as error:
-        raise InputError(f"{directory}: cannot be written: {error.strerror}") from None
-    with resources.as_file(resources.files("thermoq") / MODEL_FOLDER) as model:
-        report = baseline(
-            model,
-            checkpoint,
-            report=json_report,
-            html_report=html_report,
-            overwrite=True,
-            progress=progress,
-            **settings,
-        )
+        raise refused(directory, error) from None
+    try:
+        with resources.as_file(resources.files("thermoq") / MODEL_FOLDER) as model:
+            report = baseline(
+                model,
+                checkpoint,
+                report=json_report,
+                html_report=html_report,
+                overwrite=True,
+                progress=progress,
+                **settings,
+            )
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+        raise
     return Demonstration(report, checkpoint, json_report, html_report)
+
+
+def _check(directory: Path) -> None:
+    """Refuse a directory with other things than an earlier demo, which a user may have added to."""
+    if directory.is_dir() and not any((directory / _CHECKPOINT).rglob(MANIFEST_NAME)):
+        others = sorted(path.name for path in directory.iterdir() if not is_leftover(path))
+        if others:
+            raise InputError(f"{directory}: expected an earlier demo or nothing, got {others[0]}")

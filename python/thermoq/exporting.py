@@ -97,8 +97,14 @@ class _Exporter:
             for name in names:
                 writer.write(name, [self._dense(name)])
                 self._part.release(name, self._files)
-                self._progress.advance(name, sum(p.nbytes for p in self._part.parts(name)))
+                self._progress.advance(name, self._stored_bytes(name))
             writer.finish()
+
+    def _stored_bytes(self, name: str) -> int:
+        """Count repeated tensors once."""
+        if self._part.manifest.tensors[name].same_as is not None:
+            return 0
+        return sum(part.nbytes for part in self._part.parts(name))
 
     def _target_dtype(self, name: str) -> str:
         source = self._part.manifest.tensors[name].source_dtype

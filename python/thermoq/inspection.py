@@ -75,7 +75,10 @@ class Inspection:
 
 
 def inspect(
-    directory: Path | str, *, config: QuantizationConfig | Path | None = None, **settings: object
+    directory: Path | str,
+    *,
+    config: QuantizationConfig | Path | str | None = None,
+    **settings: object,
 ) -> Inspection:
     """Describe the checkpoint `directory`; of one that is not quantized, what thermoq would do.
 
@@ -85,7 +88,7 @@ def inspect(
     Raises InputError and UsageError as `quantize` does.
     """
     root = Path(directory)
-    resolved = load_config(config, settings)
+    resolved = load_config(Path(config) if isinstance(config, str) else config, settings)
     checkpoint = open_checkpoint(root, resolved.components, allow_quantized=True)
     quantized = any(is_quantized(part) for part in checkpoint.components)
     if quantized:

@@ -10,19 +10,20 @@ from typing import Any, Literal
 from thermoq.assessment import Run
 from thermoq.build import build_info, version
 from thermoq.checkpoint import Checkpoint, MappedFiles, open_checkpoint
-from thermoq.checkpoint.atomic_directory import atomic_directory, check_target, sync_tree
+from thermoq.checkpoint.atomic_directory import check_target, new_directory, sync_tree
 from thermoq.checkpoint.carry import QUANTIZATION_KEY, carry_files, tree_bytes
 from thermoq.checkpoint.manifest import FORMAT_VERSION, Manifest, TimeGroupTable, write_manifest
 from thermoq.config import QuantizationConfig, load_config
-from thermoq.errors import InputError
+from thermoq.errors import UsageError
 from thermoq.fingerprint import Fingerprint
 from thermoq.plan import pattern_warnings, plan_component, weight_files
 from thermoq.progress import NoProgress, Progress
 from thermoq.provenance import Stopwatch, describe
-from thermoq.report.atomic import StagedFiles, check_writable
+from thermoq.report.atomic import check_writable, stage_text
 from thermoq.report.model import Report, Sizes
 from thermoq.reporting import Trajectory, build_report, report_for_manifest, validate
 from thermoq.schedule import schedule_for, uniform_time_groups
+from thermoq.staging import Staging, final_path, published_together
 from thermoq.summary import sizes
 from thermoq.work import ComponentResult, Worker
 
@@ -37,34 +38,39 @@ class ReportPaths:
     @property
     def log(self) -> Path | None:
         """The log's path, None without a JSON report."""
-        return self.json.with_suffix(".log") if self.json else None
+        return self.json.with_suffix(".log") if self.json and self.json.name else None
 
     def check(self, model: Path, output: Path) -> None:
-        """Refuse paths that cannot be written, coincide, or lie in the model or the output."""
-        paths = [path for path in (self.json, self.html, self.log) if path is not None]
-        if len({path.resolve() for path in paths}) < len(paths):
-            raise InputError(
-                f"{paths[0]}: expected different files for the JSON report, the HTML report and "
+        """Refuse paths that cannot be written, coincide, or lie in the model or the output.
+
+        Raises UsageError for paths that cannot go together, InputError for what the disk refuses.
+        """
+        paths = [path for path in (self.json, self.log, self.html) if path is not None]
+        if len({final_path(path) for path in paths}) < len(paths):
+            raise UsageError(
+                f"{paths[-1]}: expected different files for the JSON report, the HTML report and "
                 "the log (the JSON report's name with .log), got the same one twice"
             )
         for path in paths:
+            final = final_path(path)
             for directory in (model, output):
-                if directory.resolve() in path.resolve().parents:
-                    raise InputError(f"{path}: expected a report outside {directory}")
+                if final_path(directory) in (final, *final.parents):
+                    raise UsageError(f"{path}: expected a report outside {directory}")
+        for path in paths:
             check_writable(path)
 
-    def stage(self, report: Report, files: StagedFiles) -> None:
+    def stage(self, report: Report, staging: Staging) -> None:
         """Render the reports and stage them."""
         if self.json is not None and self.log is not None:
             from thermoq.report.json import to_json
             from thermoq.report.log import render_log
 
-            files.add(self.json, to_json(report))
-            files.add(self.log, render_log(report))
+            stage_text(staging, self.json, to_json(report))
+            stage_text(staging, self.log, render_log(report))
         if self.html is not None:
             from thermoq.report.html import render_html
 
-            files.add(self.html, render_html(report))
+            stage_text(staging, self.html, render_html(report))
 
 
 def quantize(
@@ -119,11 +125,9 @@ def quantize(
         ),
         command=command or f"thermoq.quantize({str(model)!r}, {str(output)!r})",
     )
-    with StagedFiles() as staged:
-        with atomic_directory(target) as temporary:
-            final = job.write(temporary, target, progress or NoProgress())
-            paths.stage(final, staged)
-        staged.publish()
+    with published_together() as staging, new_directory(staging, target) as temporary:
+        final = job.write(temporary, target, progress or NoProgress())
+        paths.stage(final, staging)
     return final
 
 

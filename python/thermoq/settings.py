@@ -24,6 +24,7 @@ PHASE_1_ONLY = "this version of thermoq has Phase 1 only"
 _NOT_YET = "not in this version of thermoq"
 Q8_GROUP_SIZE = 32  # the q8 encoding's own; no setting changes it
 DEFAULT_GROUP_SIZE = 64
+MAX_GROUP_SIZE = 2**40  # wider than any row; the core counts in 64 bits
 DEFAULT_SAMPLING_STEPS = 50
 
 _SHARD_UNITS = {"": 1, "B": 1} | {
@@ -33,7 +34,7 @@ _SHARD_UNITS = {"": 1, "B": 1} | {
 }
 
 BitWidth = Literal[2, 4, 8]
-GroupSize = Annotated[int, Field(ge=8, multiple_of=8)]
+GroupSize = Annotated[int, Field(ge=8, le=MAX_GROUP_SIZE, multiple_of=8)]
 ComponentName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 
 
@@ -131,7 +132,7 @@ class QuantizationConfig(Settings):
     sampling_steps: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="an integer of at least 1, or null"
     )
-    seed: int = Field(default=0, ge=0, description="an integer of at least 0")
+    seed: int = Field(default=0, ge=0, lt=2**64, description="an integer from 0 to 2^64 - 1")
     threads: int = Field(
         default=0, ge=0, le=1024, description="an integer from 0 (all cores) to 1024"
     )

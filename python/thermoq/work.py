@@ -19,7 +19,7 @@ from thermoq.prior import POWER_ITERATIONS
 from thermoq.progress import Progress
 from thermoq.provenance import Stopwatch
 from thermoq.summary import LayerResult
-from thermoq.weights import as_matrix, quantize, spectral_concentration
+from thermoq.weights import Matrix, as_matrix, quantize, spectral_concentration
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Worker:
                 sha256 = None
                 if tensor_plan.same_as is not None:
                     if tensor_plan.scheme is not None:
-                        layers[tensor.name] = replace(layers[tensor_plan.same_as], plan=tensor_plan)
+                        original = layers[tensor_plan.same_as]
+                        layers[tensor.name] = self._repeated(original, tensor_plan)
                 elif tensor_plan.scheme is None:
                     with self._stopwatch.measure("write_s"):
                         sha256 = writer.write(tensor.name, [self._files.bytes(tensor)])
@@ -90,27 +91,40 @@ class Worker:
     def _quantize(
         self, component: str, plan: TensorPlan, writer: CheckpointWriter
     ) -> tuple[LayerResult, str]:
-        tensor, scheme = plan.tensor, plan.scheme
-        assert scheme is not None
-        matrix = as_matrix(
-            self._files.bytes(tensor), tensor.dtype, tensor.shape, plan.layer.row_dimension
-        )
-        with self._stopwatch.measure("quantize_s"), _naming(tensor):
-            quantized, error = quantize(matrix, scheme, threads=self._config.threads)
-        result = LayerResult(component, plan, error)
-        if result.in_headline and self._config.thermodynamic.validation.enabled:
-            with self._stopwatch.measure("parameter_source_s"):
-                kappa = spectral_concentration(
-                    matrix,
-                    error.source_energy,
-                    iterations=POWER_ITERATIONS,
-                    seed=self._config.seed,
-                    threads=self._config.threads,
-                )
-            result = replace(result, spectral_concentration=kappa)
+        assert plan.scheme is not None
+        matrix = self._matrix(plan)
+        with self._stopwatch.measure("quantize_s"), _naming(plan.tensor):
+            quantized, error = quantize(matrix, plan.scheme, threads=self._config.threads)
+        result = self._with_concentration(LayerResult(component, plan, error), matrix)
         with self._stopwatch.measure("write_s"):
-            sha256 = writer.write(tensor.name, list(quantized.parts.values()))
+            sha256 = writer.write(plan.tensor.name, list(quantized.parts.values()))
         return result, sha256
+
+    def _repeated(self, original: LayerResult, plan: TensorPlan) -> LayerResult:
+        """Return the result of a tensor with the bytes of another, perhaps of another class."""
+        result = replace(original, plan=plan)
+        if result.in_headline == original.in_headline:
+            return result
+        return self._with_concentration(result, self._matrix(plan))
+
+    def _with_concentration(self, result: LayerResult, matrix: Matrix) -> LayerResult:
+        """Add what the prior needs to know, if the layer is to have time parameters."""
+        if not result.in_headline or not self._config.thermodynamic.validation.enabled:
+            return replace(result, spectral_concentration=None)
+        with self._stopwatch.measure("parameter_source_s"):
+            kappa = spectral_concentration(
+                matrix,
+                result.error.source_energy,
+                iterations=POWER_ITERATIONS,
+                seed=self._config.seed,
+                threads=self._config.threads,
+            )
+        return replace(result, spectral_concentration=kappa)
+
+    def _matrix(self, plan: TensorPlan) -> Matrix:
+        tensor = plan.tensor
+        data = self._files.bytes(tensor)
+        return as_matrix(data, tensor.dtype, tensor.shape, plan.layer.row_dimension)
 
 
 @contextmanager

@@ -80,8 +80,11 @@ def _copies_of_weights(
     """Safetensors beside the quantized weights, or in the root, that hold the same again.
 
     Variants and their indexes do, by name. Of other names, whatever is at least half as large as a
-    quantized component: single-file checkpoints are; adapters, which stay, are not.
+    quantized component: single-file checkpoints are; adapters, which stay, are not. What thermoq
+    wrote holds no copies, and its components are small beside adapters that it carried over.
     """
+    if any((part.directory / MANIFEST_NAME).exists() for part in components):
+        return []
     smallest = min(
         sum(tensor.nbytes for tensor in component.tensors.values()) for component in components
     )

@@ -21,7 +21,8 @@ from thermoq.checkpoint.strict_json import read_json_object
 from thermoq.checkpoint.untrusted import bad_file, shown
 from thermoq.errors import InputError
 from thermoq.report.model import LayerClass
-from thermoq.weights import Q8_GROUP_SIZE, Scheme
+from thermoq.settings import MAX_GROUP_SIZE
+from thermoq.weights import FLOAT_TYPES, Q8_GROUP_SIZE, Scheme
 
 FORMAT_VERSION = 1
 
@@ -43,14 +44,17 @@ Dimension = Annotated[int, Field(ge=0)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # Additions keep the version: a key that a later thermoq wrote does not matter here.
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
 class _Tensor(_Part):
     shape: tuple[Dimension, ...]
     source_dtype: Annotated[str, AfterValidator(_known_dtype)]
     same_as: str | None = None
-    sha256: str | None = Field(default=None, description="of the stored parts; null with same_as")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        default=None, description="of the stored parts; null with same_as"
+    )
 
     @property
     def num_weights(self) -> int:
@@ -76,11 +80,13 @@ class QuantizedTensor(_Tensor):
     encoding: Literal["affine", "q8"]
     layer_class: LayerClass
     bit_width: BitWidth
-    group_size: Annotated[int, Field(ge=8, multiple_of=8)]
+    group_size: Annotated[int, Field(ge=8, le=MAX_GROUP_SIZE, multiple_of=8)]
     row_dimension: Annotated[int, Field(ge=0, le=1)] = 0
 
     @model_validator(mode="after")
     def _is_consistent(self) -> QuantizedTensor:
+        if self.source_dtype not in FLOAT_TYPES:
+            raise ValueError(f"expected a source_dtype of {', '.join(FLOAT_TYPES)}")
         if self.row_dimension >= len(self.shape):
             raise ValueError("expected a dimension of the shape as row_dimension")
         if (self.encoding == "q8") != (self.bit_width == 8):
@@ -112,8 +118,8 @@ class Manifest(_Part):
     format_version: Literal[1] = 1
     thermoq_version: str
     component: str
-    phase: Literal["baseline"]
-    method: Literal["minmax"]
+    phase: str
+    method: str
     bit_width: BitWidth
     time_groups: TimeGroupTable
     schedule: str
@@ -162,5 +168,5 @@ def _first_problem(error: ValidationError) -> str:
     else:
         place = ".".join(where) or "manifest"
     if problem["type"] == "union_tag_invalid":
-        return f"{place}: expected a known encoding, got {problem['ctx']['tag']}"
+        return f"{place}: expected a known encoding, got {shown(problem['ctx']['tag'])}"
     return f"{place}: {problem['msg']}, got {shown(problem['input'])}"

@@ -13,7 +13,6 @@ from thermoq.checkpoint.layout import Checkpoint, open_checkpoint
 from thermoq.checkpoint.manifest import (
     CopiedTensor,
     Manifest,
-    QuantizedTensor,
     TensorEntry,
     manifest_path,
     read_manifest,
@@ -124,8 +123,15 @@ def _check(quantized: QuantizedComponent) -> None:
             expected.add(part.name)
             _check_part(path, part, tensors)
     for name, tensor in tensors.items():
-        if name not in expected:
+        if name not in expected and not _is_addition(name, entries):
             raise bad_tensor(tensor.path, name, f"expected an entry in {path.name}, got none")
+
+
+def _is_addition(name: str, entries: dict[str, TensorEntry]) -> bool:
+    """Tell whether this may be an addition: `NAME.something` or `thermoq.something`."""
+    if name.startswith("thermoq."):
+        return True
+    return any(name[:i] in entries for i, letter in enumerate(name) if letter == ".")
 
 
 def _check_alias(
@@ -134,7 +140,7 @@ def _check_alias(
     original = entries.get(entry.same_as or "")
     if original is None or original.same_as is not None:
         raise bad_tensor(
-            path, name, f"expected same_as to name a stored tensor, got {entry.same_as}"
+            path, name, f"expected same_as to name a stored tensor, got {shown(entry.same_as)}"
         )
     same = {"same_as": None, "sha256": None}
     ignored = {"reason"} if isinstance(entry, CopiedTensor) else {"layer_class"}
@@ -154,9 +160,3 @@ def _check_part(path: Path, part: StoredPart, tensors: dict[str, StoredTensor]) 
             part.name,
             f"expected {part.dtype} {list(part.shape)}, got {stored.dtype} {list(stored.shape)}",
         )
-
-
-def quantized_entry(component: QuantizedComponent, name: str) -> QuantizedTensor | None:
-    """Return the manifest's entry if the tensor is quantized."""
-    entry = component.manifest.tensors[name]
-    return entry if isinstance(entry, QuantizedTensor) else None

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import sys
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
+from thermoq.cli.console import one_line
 from thermoq.cli.demo import demo
 from thermoq.cli.export import export
 from thermoq.cli.inspect import inspect
 from thermoq.cli.quantize import baseline, quantize
 from thermoq.cli.verify import verify
 from thermoq.errors import ThermoqError
+from thermoq.interrupts import STOPPING_SIGNALS
 
 app = typer.Typer(
     name="thermoq",
@@ -29,8 +34,6 @@ for command in (baseline, quantize, inspect, verify, export, demo):
 # What the parser raises for wrong usage: the base of its error classes, wherever typer keeps it.
 # It has a `format_message`.
 _PARSER_ERROR: Any = typer.BadParameter.__bases__[0].__bases__[0]
-
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def _print_version(wanted: bool) -> None:
@@ -56,30 +59,52 @@ def _root(
         raise typer.Exit(2)
 
 
+class _Stopped(BaseException):
+    """A signal that stops the program; its number is the argument."""
+
+
 def main() -> None:
-    """Run the command line: exit code 0 done, 1 failed, 2 wrong usage."""
-    # A terminated run cleans up like an interrupted one.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    """Run the command line: exit code 0 done, 1 failed, 2 wrong usage, 128 + N on signal N."""
+    try:
+        for number in STOPPING_SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, _stop)
+        exit_code, problem = _run()
+    except _Stopped as stopped:
+        what = "interrupted" if stopped.args[0] == signal.SIGINT else "terminated"
+        exit_code, problem = 128 + stopped.args[0], f"{what}; nothing unfinished is left behind"
+    for number in STOPPING_SIGNALS:  # all is done, and it is too late to say otherwise
+        signal.signal(number, signal.SIG_IGN)
+    if problem:
+        typer.echo(f"error: {one_line(problem)}", err=True)
+    sys.exit(exit_code)
+
+
+def _run() -> tuple[int, str]:
+    """Run the command that was typed and return the exit code and what went wrong."""
+    _prepare_streams()
     try:
         result = app(standalone_mode=False)
     except ThermoqError as error:
-        _fail(str(error), error.exit_code)
+        return error.exit_code, str(error)
     except _PARSER_ERROR as error:
-        _fail(error.format_message(), 2)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; nothing was written", _INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of a pipe has left; what was asked for is done.
-        sys.stderr.close()
-        sys.exit(0)
+        return 2, error.format_message()
     except OSError as error:
-        _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
-    else:
-        if result == _INTERRUPTED:
-            _fail("interrupted; nothing was written", _INTERRUPTED)
-        sys.exit(result if isinstance(result, int) else 0)
+        return 1, f"{error.filename or 'system'}: {error.strerror or error}"
+    return (result if isinstance(result, int) else 0), ""
 
 
-def _fail(message: str, exit_code: int) -> None:
-    typer.echo(f"error: {message}" if message else "error", err=True)
-    sys.exit(exit_code)
+def _stop(number: int, frame: FrameType | None) -> None:
+    # Not KeyboardInterrupt, of which the parser makes something else.
+    raise _Stopped(number)
+
+
+def _prepare_streams() -> None:
+    """Make printing never fail on a closed stream, nor on a file name that is not valid text."""
+    if sys.stdout is None:  # closed by `>&-`; the descriptor must not become an output file's
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -67,9 +68,25 @@ class _Bar:
         self._bars.update(self._task, advance=nbytes, done=self._done)
 
 
+def one_line(message: str) -> str:
+    """Return `message` with escapes for control characters, which names may hold."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in message
+    )
+
+
 def warn(message: str) -> None:
     """Print a warning line on stderr."""
-    typer.echo(f"warning: {message}", err=True)
+    typer.echo(f"warning: {one_line(message)}", err=True)
+
+
+def warn_of_leftovers(*targets: Path | None) -> None:
+    """Name what killed runs left beside what is to be written now."""
+    from thermoq.staging import leftovers
+
+    for target in targets:
+        for leftover in leftovers(target) if target else []:
+            warn(f"{leftover}: left by a killed run; safe to delete unless one is still writing")
 
 
 def print_json(value: DataclassInstance) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from thermoq.cli import options
-from thermoq.cli.console import shown_progress
+from thermoq.cli.console import shown_progress, warn_of_leftovers
 
 
 def export(
@@ -29,6 +29,7 @@ def export(
     """Decode a quantized checkpoint into a dense one that any tool loads."""
     from thermoq.exporting import export as run
 
+    warn_of_leftovers(target)
     with shown_progress(quiet) as progress:
         run(
             directory,

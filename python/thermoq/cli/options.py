@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"expected an integer, got {text!r}") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"expected a number, got {text!r}") from None
+
+
+# The parser's own message names neither what was expected nor what it got.
+_INTEGER: dict[str, Any] = {"parser": _integer, "metavar": "<int>"}
+_NUMBER: dict[str, Any] = {"parser": _number, "metavar": "<float>"}
 
 Model = Annotated[
     Path, typer.Option(help="The checkpoint directory: diffusers or transformers layout.")
@@ -24,16 +43,19 @@ Report = Annotated[
 HtmlReport = Annotated[Path | None, typer.Option(help="Write the HTML report here.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Threads = Annotated[int | None, typer.Option(help="Threads; 0: all.", show_default="0")]
+Threads = Annotated[int | None, typer.Option(help="Threads; 0: all.", show_default="0", **_INTEGER)]
 MaxShardSize = Annotated[
     str | None, typer.Option(help="Largest safetensors file.", show_default="5GB")
 ]
 BitWidth = Annotated[
-    int | None, typer.Option(help="Bits of the body's weights: 2, 4 or 8.", show_default="2")
+    int | None,
+    typer.Option(help="Bits of the body's weights: 2, 4 or 8.", show_default="2", **_INTEGER),
 ]
 GroupSize = Annotated[
     int | None,
-    typer.Option(help="Weights that share a scale, a multiple of 8.", show_default="64"),
+    typer.Option(
+        help="Weights that share a scale, a multiple of 8.", show_default="64", **_INTEGER
+    ),
 ]
 Encoding = Annotated[
     str | None, typer.Option(help="affine (8 bits are always q8).", show_default="affine")
@@ -42,15 +64,18 @@ Method = Annotated[
     str | None, typer.Option(help="minmax (round to nearest).", show_default="minmax")
 ]
 NumTimeGroups = Annotated[
-    int | None, typer.Option(help="Time groups along the trajectory.", show_default="4")
+    int | None, typer.Option(help="Time groups along the trajectory.", show_default="4", **_INTEGER)
 ]
 ActivationBits = Annotated[
-    int | None, typer.Option(help="Bits of the activations: 4 or 8.", show_default="8")
+    int | None, typer.Option(help="Bits of the activations: 4 or 8.", show_default="8", **_INTEGER)
 ]
 SamplingSteps = Annotated[
-    int | None, typer.Option(help="Sampler steps, recorded in the report.", show_default="50")
+    int | None,
+    typer.Option(help="Sampler steps, recorded in the report.", show_default="50", **_INTEGER),
 ]
-Seed = Annotated[int | None, typer.Option(help="Seed of the power iteration.", show_default="0")]
+Seed = Annotated[
+    int | None, typer.Option(help="Seed of the power iteration.", show_default="0", **_INTEGER)
+]
 Component = Annotated[
     list[str] | None,
     typer.Option(help="Quantize this component folder too; may be repeated."),
@@ -65,7 +90,7 @@ Validation = Annotated[
 ]
 SmoothnessThreshold = Annotated[
     float | None,
-    typer.Option(help="Jumps above this are violations.", show_default="0.3"),
+    typer.Option(help="Jumps above this are violations.", show_default="0.3", **_NUMBER),
 ]
 Phase = Annotated[
     str | None,

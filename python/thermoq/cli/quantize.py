@@ -10,7 +10,7 @@ from typing import Literal
 import typer
 
 from thermoq.cli import options
-from thermoq.cli.console import shown_progress, typed_flags, warn
+from thermoq.cli.console import shown_progress, typed_flags, warn, warn_of_leftovers
 from thermoq.cli.summary import print_summary
 
 # Flags that the advised next command gives anew, and whether they take a value.
@@ -147,11 +147,10 @@ def _run(
     json: bool,
     settings: dict[str, object],
 ) -> None:
-    from thermoq.checkpoint.atomic_directory import leftovers
+    from thermoq.pipeline import ReportPaths
     from thermoq.pipeline import quantize as run
 
-    for leftover in leftovers(output):
-        warn(f"{leftover}: left by an interrupted run; safe to delete unless one is still writing")
+    warn_of_leftovers(output, report, ReportPaths(report).log, html_report)
     with shown_progress(quiet) as progress:
         result = run(
             model,

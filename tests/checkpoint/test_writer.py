@@ -1,0 +1,131 @@
+"""Safetensors files written in pieces."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from thermoq.checkpoint.header import read_header
+from thermoq.checkpoint.writer import CheckpointWriter, StoredPart, WrittenFiles
+
+PARTS = {
+    "b.weight": [
+        StoredPart("b.weight.scale", "F16", (3, 1)),
+        StoredPart("b.weight.codes", "U8", (3, 5)),
+    ],
+    "a.bias": [StoredPart("a.bias", "F32", (7,))],
+    "empty": [StoredPart("empty", "F16", (0, 4))],
+    "flags": [StoredPart("flags", "BOOL", (3,))],
+    "large": [StoredPart("large", "I64", (5,))],
+    "naïve.weight": [StoredPart("naïve.weight", "BF16", (2,))],
+}
+_WORDS = {"F16": "<f2", "F32": "<f4", "I64": "<i8", "BF16": "<u2", "BOOL": "?"}
+
+
+def array_of(part: StoredPart) -> np.ndarray:
+    values = np.arange(int(np.prod(part.shape))).reshape(part.shape)
+    return values.astype(_WORDS.get(part.dtype, "u1"))
+
+
+def write(directory: Path, max_shard_bytes: int = 10**9) -> WrittenFiles:
+    with CheckpointWriter(directory, "model", PARTS, max_shard_bytes) as writer:
+        for name, parts in PARTS.items():
+            writer.write(name, [array_of(part) for part in parts])
+        return writer.finish()
+
+
+def test_the_plain_package_reads_it(tmp_path: Path) -> None:
+    written = write(tmp_path)
+    assert [path.name for path in written.paths] == ["model.safetensors"]
+    with safe_open(written.paths[0], framework="numpy") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert set(file.keys()) == {part.name for parts in PARTS.values() for part in parts}
+        for parts in PARTS.values():
+            for part in parts:
+                assert tuple(file.get_slice(part.name).get_shape()) == part.shape
+                if part.dtype != "BF16":
+                    assert np.array_equal(file.get_tensor(part.name), array_of(part))
+
+
+def test_every_tensor_is_aligned_to_its_element(tmp_path: Path) -> None:
+    (path,) = write(tmp_path).paths
+    header = read_header(path)
+    assert header.data_start % 8 == 0
+    sizes = {"F16": 2, "BF16": 2, "F32": 4, "I64": 8, "U8": 1, "BOOL": 1}
+    for tensor in header.tensors.values():
+        assert tensor.start % sizes[tensor.dtype] == 0, tensor.name
+
+
+def test_counted_bytes(tmp_path: Path) -> None:
+    for limit in (10**9, 20):
+        directory = tmp_path / str(limit)
+        written = write(directory, limit)
+        assert written.total_bytes == sum(path.stat().st_size for path in written.paths)
+        data = sum(part.nbytes for parts in PARTS.values() for part in parts)
+        assert written.total_bytes - written.header_bytes == data
+
+
+def test_the_checksum_is_that_of_the_parts_one_after_another(tmp_path: Path) -> None:
+    with CheckpointWriter(tmp_path, "model", PARTS, 10**9) as writer:
+        for name, parts in PARTS.items():
+            arrays = [array_of(part) for part in parts]
+            together = b"".join(array.tobytes() for array in arrays)
+            assert writer.write(name, arrays) == hashlib.sha256(together).hexdigest()
+
+
+def test_shards_are_filled_in_order_and_hold_whole_tensors(tmp_path: Path) -> None:
+    written = write(tmp_path, 30)
+    names = [path.name for path in written.paths]
+    assert names == [f"model-{i:05d}-of-00005.safetensors" for i in range(1, 6)]
+    held = [list(read_header(path).tensors) for path in written.paths]
+    assert [sorted(tensors) for tensors in held] == [
+        ["b.weight.codes", "b.weight.scale"],
+        ["a.bias", "empty"],
+        ["flags"],
+        ["large"],  # 40 bytes, more than a shard shall hold
+        ["naïve.weight"],
+    ]
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    assert index["metadata"] == {"total_size": 21 + 28 + 3 + 40 + 4}
+    shard_of = {t: path.name for path, ts in zip(written.paths, held, strict=True) for t in ts}
+    assert index["weight_map"] == shard_of
+
+
+def test_tensors_above_the_limit_have_shards_of_their_own(tmp_path: Path) -> None:
+    assert len(write(tmp_path, 1).paths) == len(PARTS)
+
+
+def test_nothing_at_all(tmp_path: Path) -> None:
+    with CheckpointWriter(tmp_path / "new", "model", {}, 10) as writer:
+        (path,) = writer.finish().paths
+    assert read_header(path).tensors == {}
+
+
+def test_writing_in_another_order_gives_the_same_bytes(tmp_path: Path) -> None:
+    expected = write(tmp_path / "one").paths[0].read_bytes()
+    with CheckpointWriter(tmp_path / "other", "model", PARTS, 10**9) as writer:
+        for name in reversed(PARTS):
+            writer.write(name, [array_of(part) for part in PARTS[name]])
+        (path,) = writer.finish().paths
+    assert path.read_bytes() == expected
+
+
+def test_mistakes_of_the_caller(tmp_path: Path) -> None:
+    with CheckpointWriter(tmp_path, "model", PARTS, 10**9) as writer:
+        with pytest.raises(ValueError, match=r"^a\.bias: expected 28 bytes, got 24$"):
+            writer.write("a.bias", [np.zeros(6, np.float32)])
+        with pytest.raises(ValueError, match="zip"):
+            writer.write("b.weight", [np.zeros((3, 1), np.float16)])
+        with pytest.raises(ValueError, match="never written: "):
+            writer.finish()
+
+
+def test_an_existing_file_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("mine")
+    with pytest.raises(FileExistsError):
+        write(tmp_path)
+    assert (tmp_path / "model.safetensors").read_text() == "mine"

@@ -1,0 +1,249 @@
+"""End to end: what each setting changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import models
+import pytest
+import reference
+import thermoq
+from conftest import Run
+from safetensors import safe_open
+from thermoq.errors import UsageError
+
+Quantized = Callable[[str, str], Run]
+
+
+def file_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in models.safetensors_files(folder))
+
+
+def write_config(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "thermoq.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("bit_width", [2, 4, 8])
+def test_bit_widths(quantized: Quantized, tmp_path: Path, bit_width: int) -> None:
+    run = quantized("dit", "BF16")
+    report = thermoq.quantize(run.source, tmp_path / "out", bit_width=bit_width)
+    bits = {row.layer_class: row.bit_width for row in report.layers}
+    assert bits == {"body": bit_width, "modulation": max(4, bit_width), "sensitive": 8}
+    assert report.nominal_compression_ratio == 16 / bit_width
+    assert report.encoding == ("q8" if bit_width == 8 else "affine")
+    assert report.smoothness_score == run.report.smoothness_score  # weights have no say in it
+    thermoq.verify(tmp_path / "out")
+
+
+def test_more_bits_are_closer(quantized: Quantized, tmp_path: Path) -> None:
+    run = quantized("unet", "BF16")
+    errors = [
+        thermoq.quantize(run.source, tmp_path / str(bits), bit_width=bits).relative_squared_error
+        or 0.0
+        for bits in (2, 4, 8)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] == run.report.relative_squared_error
+
+
+@pytest.mark.parametrize("group_size", [8, 24, 128, 4096])
+def test_group_sizes(quantized: Quantized, tmp_path: Path, group_size: int) -> None:
+    run = quantized("dream", "F16")
+    report = thermoq.quantize(run.source, tmp_path / "out", group_size=group_size)
+    assert report.group_size == group_size
+    sizes = {row.group_size for row in report.layers if row.encoding == "affine"}
+    assert sizes == {group_size}
+    thermoq.verify(tmp_path / "out")
+    thermoq.export(tmp_path / "out", tmp_path / "dense", dtype="float32")
+    before = models.float_tensors(run.source)
+    after = models.float_tensors(tmp_path / "dense")
+    for row in report.layers:
+        truth = reference.error_figures(before[row.name], after[row.name])
+        assert row.squared_error == pytest.approx(truth.squared_error, rel=1e-5)
+
+
+def test_layers_rules(quantized: Quantized, tmp_path: Path) -> None:
+    run = quantized("dit", "BF16")
+    config = write_config(
+        tmp_path,
+        """
+quantization:
+  bit_width: 2
+  layers:
+    - {match: "*.attn1.to_q.weight", bit_width: 8}
+    - {match: "transformer/*.attn1.to_k.weight", skip: true}
+    - {match: "*.attn1.*", bit_width: 4, group_size: 16}
+    - {match: "pos_embed.pos_embed", bit_width: 8}
+    - {match: "no.such.*", skip: true}
+""",
+    )
+    report = thermoq.quantize(run.source, tmp_path / "out", config=config)
+    rows = {row.name: row for row in report.layers}
+    copied = {row.name: row.reason for row in report.copied}
+    block = "transformer_blocks.1.attn1"
+    assert (rows[f"{block}.to_q.weight"].bit_width, rows[f"{block}.to_q.weight"].encoding) == (
+        8,
+        "q8",
+    )
+    assert "skipped by layers pattern" in copied[f"{block}.to_k.weight"]
+    assert (rows[f"{block}.to_v.weight"].bit_width, rows[f"{block}.to_v.weight"].group_size) == (
+        4,
+        16,
+    )
+    assert rows["pos_embed.pos_embed"].bit_width == 8  # by name it would have been copied
+    assert rows["transformer_blocks.1.ff.net.2.weight"].bit_width == 2
+    assert report.warnings == ["layers: pattern 'no.such.*' matches no tensor"]
+    thermoq.verify(tmp_path / "out")
+    before = models.read_tensors(run.source / "transformer")
+    after = models.read_tensors(tmp_path / "out/transformer")
+    assert after[f"{block}.to_k.weight"] == before[f"{block}.to_k.weight"]
+
+
+def test_equal_tensors_under_different_rules_are_both_stored(tmp_path: Path) -> None:
+    source = models.dit(tmp_path / "dit", "F32")
+    config = write_config(
+        tmp_path,
+        """
+quantization:
+  layers:
+    - {match: "transformer_blocks.1.norm1.emb.*", bit_width: 4}
+    - {match: "transformer_blocks.2.norm1.emb.*", skip: true}
+""",
+    )
+    report = thermoq.quantize(source, tmp_path / "out", config=config)
+    assert [row.name for row in report.layers if row.same_as] == []
+    assert [row.name for row in report.copied if row.same_as] == []
+    thermoq.verify(tmp_path / "out")
+
+
+def test_skipping_everything_leaves_null_scores(tmp_path: Path) -> None:
+    source = models.dream(tmp_path / "dream", "BF16")
+    config = write_config(tmp_path, "quantization: {layers: [{match: '*', skip: true}]}")
+    report = thermoq.quantize(source, tmp_path / "out", config=config, report=tmp_path / "r.json")
+    assert report.layers == []
+    assert report.parameter_source == "none"
+    assert report.smoothness_score is None
+    assert report.cosine_similarity is None
+    assert report.boundary_scores == []
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert written["smoothness_score"] is None
+    thermoq.verify(tmp_path / "out")
+    thermoq.export(tmp_path / "out", tmp_path / "dense")
+    assert models.read_tensors(tmp_path / "dense") == models.read_tensors(source)
+
+
+def test_without_validation_the_thermodynamic_keys_are_missing(
+    quantized: Quantized, tmp_path: Path
+) -> None:
+    run = quantized("unet", "F32")
+    report = thermoq.quantize(
+        run.source, tmp_path / "out", validation=False, report=tmp_path / "r.json"
+    )
+    written = json.loads((tmp_path / "r.json").read_text())
+    thermodynamic = {
+        "smoothness_score",
+        "violation_count",
+        "violations",
+        "boundary_scores",
+        "min_boundary_score",
+        "max_boundary_score",
+        "mean_boundary_score",
+        "std_boundary_score",
+        "common_violation_patterns",
+        "patterns",
+        "thermodynamics",
+        "assessment",
+    }
+    assert written.keys() & thermodynamic == set()
+    assert report.thermodynamics is None
+    assert report.cosine_similarity == run.report.cosine_similarity
+    assert "parameter_source_s" not in report.provenance.times_s
+    full = json.loads((run.output / "unet/thermoq.json").read_text())["report"]
+    bare = json.loads((tmp_path / "out/unet/thermoq.json").read_text())["report"]
+    assert full.keys() - bare.keys() == thermodynamic
+
+
+def test_one_time_group(quantized: Quantized, tmp_path: Path) -> None:
+    run = quantized("dream", "F32")
+    report = thermoq.quantize(run.source, tmp_path / "out", num_time_groups=1)
+    assert (report.smoothness_score, report.std_boundary_score) == (1.0, 0.0)
+    assert report.min_boundary_score == report.max_boundary_score == 1.0
+    assert (report.boundary_scores, report.violations) == ([], [])
+    manifest = json.loads((tmp_path / "out/thermoq.json").read_text())
+    assert manifest["time_groups"] == {"num_timesteps": 1000, "time_group_starts": [999.0]}
+
+
+@pytest.mark.parametrize("num_time_groups", [0, 1001, -1])
+def test_impossible_time_groups(tmp_path: Path, num_time_groups: int) -> None:
+    source = models.dream(tmp_path / "dream", "BF16")
+    with pytest.raises(UsageError, match="num-time-groups"):
+        thermoq.quantize(source, tmp_path / "out", num_time_groups=num_time_groups)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_component(quantized: Quantized, tmp_path: Path) -> None:
+    run = quantized("dit", "F32")
+    report = thermoq.quantize(run.source, tmp_path / "out", components=["vae"])
+    assert {row.component for row in report.layers} == {"transformer", "vae"}
+    for component in ("transformer", "vae"):
+        manifest = json.loads((tmp_path / "out" / component / "thermoq.json").read_text())
+        assert manifest["component"] == component
+    assert thermoq.verify(tmp_path / "out").components == ("transformer", "vae")
+    thermoq.export(tmp_path / "out", tmp_path / "dense", dtype="float32")
+    after = models.float_tensors(tmp_path / "dense/vae")
+    before = models.float_tensors(run.source / "vae")
+    (row,) = [row for row in report.layers if row.component == "vae"]
+    truth = reference.error_figures(before[row.name], after[row.name])
+    assert row.squared_error == pytest.approx(truth.squared_error, rel=1e-5)
+    assert report.sizes.model_bytes == sum(
+        file_bytes(tmp_path / "out" / component) for component in ("transformer", "vae")
+    )
+
+
+# Shards.
+
+
+@pytest.mark.parametrize("name", ["dream", "unet"])
+def test_shards(quantized: Quantized, tmp_path: Path, name: str) -> None:
+    run = quantized(name, "BF16")
+    report = thermoq.quantize(run.source, tmp_path / "out", max_shard_size="8KB")
+    folder = tmp_path / "out" / run.component
+    files = models.safetensors_files(folder)
+    stem = "model" if name == "dream" else "diffusion_pytorch_model"
+    count = len(files)
+    assert count > 3
+    assert [f.name for f in files] == [
+        f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)
+    ]
+    index = json.loads((folder / f"{stem}.safetensors.index.json").read_text())
+    shard_of = {}
+    for path in files:
+        with safe_open(path, framework="numpy") as file:
+            shard_of.update(dict.fromkeys(file.keys(), path.name))
+    assert index["weight_map"] == shard_of
+    tensors = models.read_tensors(folder)
+    assert index["metadata"]["total_size"] == sum(len(t[2]) for t in tensors.values())
+    for row in report.layers:
+        parts = {shard_of[n] for n in shard_of if n.rpartition(".")[0] == row.name}
+        assert len(parts) == 1, row.name
+    for path in files:
+        held = {n.removesuffix(".codes").removesuffix(".scale").removesuffix(".minimum")
+                for n in shard_of if shard_of[n] == path.name}  # fmt: skip
+        nbytes = sum(len(tensors[n][2]) for n in shard_of if shard_of[n] == path.name)
+        assert nbytes <= 8000 or len(held) == 1, path.name
+    # Sharding moves bytes and changes none.
+    assert tensors == models.read_tensors(run.output / run.component)
+    assert report.sizes.model_bytes == file_bytes(folder)
+    thermoq.verify(tmp_path / "out")
+
+
+def test_one_tensor_larger_than_a_shard(quantized: Quantized, tmp_path: Path) -> None:
+    run = quantized("dream", "F32")
+    thermoq.quantize(run.source, tmp_path / "out", max_shard_size=1)
+    names = {path.name for path in models.safetensors_files(tmp_path / "out")}
+    assert len(names) == len(models.read_tensors(run.source))
+    thermoq.verify(tmp_path / "out")

@@ -1,0 +1,299 @@
+"""`verify`: finds what is in order in order, and names what is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from shutil import copytree
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+import thermoq
+from conftest import Run
+from thermoq.checkpoint import stored_tensors
+from thermoq.errors import InputError
+
+Quantized = Callable[[str, str], Run]
+
+
+@pytest.fixture
+def copied(quantized: Quantized, tmp_path: Path) -> Path:
+    """A quantized DiT in bf16, to be damaged."""
+    return Path(copytree(quantized("dit", "BF16").output, tmp_path / "quantized"))
+
+
+def weights_file(root: Path) -> Path:
+    return root / "transformer/diffusion_pytorch_model.safetensors"
+
+
+def manifest_of(root: Path) -> Path:
+    return root / "transformer/thermoq.json"
+
+
+def edit_manifest(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(manifest_of(root).read_text())
+    change(content)
+    manifest_of(root).write_text(json.dumps(content))
+
+
+def put(root: Path, part: str, values: bytes, position: int = 0) -> None:
+    """Write bytes into a part, and the checksum that fits them into the manifest."""
+    stored = stored_tensors(weights_file(root))
+    tensor = stored[part]
+    data = bytearray(weights_file(root).read_bytes())
+    data[tensor.offset + position : tensor.offset + position + len(values)] = values
+    weights_file(root).write_bytes(data)
+    name = part.rpartition(".")[0]
+    parts = [stored[f"{name}.{suffix}"] for suffix in SUFFIXES if f"{name}.{suffix}" in stored]
+    digest = sha256(b"".join(bytes(data[p.offset : p.offset + p.nbytes]) for p in parts))
+
+    def change(content: dict[str, Any]) -> None:
+        content["tensors"][name]["sha256"] = digest.hexdigest()
+
+    edit_manifest(root, change)
+
+
+SUFFIXES = ("scale", "minimum", "codes")
+AFFINE = "transformer_blocks.1.attn1.to_q.weight"
+Q8 = "pos_embed.proj.weight"
+
+
+def test_what_was_written_is_in_order(run: Run) -> None:
+    found = thermoq.verify(run.output)
+    source = models.read_tensors(run.source / run.component)
+    assert found.num_tensors == len(source)
+    assert found.num_quantized == len(run.report.layers)
+    assert found.components == (run.component,)
+    stored = models.read_tensors(run.output / run.component)
+    assert found.nbytes == sum(len(data) for _, _, data in stored.values())
+
+
+def test_progress(quantized: Quantized) -> None:
+    seen: list[Any] = []
+
+    class Recording:
+        def start(self, task: str, total_tensors: int, total_bytes: int) -> None:
+            seen.append((task, total_tensors, total_bytes))
+
+        def advance(self, tensor: str, nbytes: int) -> None:
+            seen.append(nbytes)
+
+    found = thermoq.verify(quantized("dit", "F16").output, progress=Recording())
+    assert seen[0] == ("verify", found.num_tensors, found.nbytes)
+    assert sum(seen[1:]) == found.nbytes
+
+
+@pytest.mark.parametrize("where", ["first", "middle", "last"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        *(f"{AFFINE}.{suffix}" for suffix in SUFFIXES),
+        f"{Q8}.scale",
+        f"{Q8}.codes",
+        "proj_out_2.bias",
+        "pos_embed.pos_embed",
+        "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight.codes",
+    ],
+)
+def test_a_flipped_bit_is_found_and_its_tensor_named(copied: Path, part: str, where: str) -> None:
+    path = weights_file(copied)
+    tensor = stored_tensors(path)[part]
+    position = {"first": 0, "middle": tensor.nbytes // 2, "last": tensor.nbytes - 1}[where]
+    data = bytearray(path.read_bytes())
+    data[tensor.offset + position] ^= 1
+    path.write_bytes(data)
+    head, _, suffix = part.rpartition(".")
+    name = head if suffix in SUFFIXES else part
+    message = (
+        rf"tensor '{name}': expected the checksum [0-9a-f]{{64}}, got [0-9a-f]{{64}}: the file"
+    )
+    with pytest.raises(InputError, match=message) as caught:
+        thermoq.verify(copied)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_flipped_bit_in_any_shard(quantized: Quantized, tmp_path: Path) -> None:
+    thermoq.quantize(quantized("dream", "F32").source, tmp_path / "out", max_shard_size="20KB")
+    for path in models.safetensors_files(tmp_path / "out"):
+        original = path.read_bytes()
+        path.write_bytes(original[:-1] + bytes([original[-1] ^ 0x80]))
+        with pytest.raises(InputError, match="expected the checksum") as caught:
+            thermoq.verify(tmp_path / "out")
+        assert str(caught.value).startswith(f"{path}: ")
+        path.write_bytes(original)
+    thermoq.verify(tmp_path / "out")
+
+
+@pytest.mark.parametrize("removed", [f"{AFFINE}.codes", f"{Q8}.scale", "proj_out_2.bias"])
+def test_a_missing_tensor(copied: Path, removed: str) -> None:
+    models.replace_tensors(
+        weights_file(copied), lambda tensors: {n: t for n, t in tensors.items() if n != removed}
+    )
+    with pytest.raises(InputError, match=rf"tensor '{removed}': missing from the safetensors"):
+        thermoq.verify(copied)
+
+
+def test_a_tensor_that_nobody_knows(copied: Path) -> None:
+    stray = ("U8", (1,), b"\0")
+    models.replace_tensors(weights_file(copied), lambda tensors: {**tensors, "stray": stray})
+    with pytest.raises(InputError, match=r"'stray': expected an entry in thermoq\.json, got none"):
+        thermoq.verify(copied)
+
+
+def test_additions_of_a_later_version_are_passed_over(copied: Path) -> None:
+    addition = ("F16", (1,), b"\0\0")
+    names = (f"{AFFINE}.activation_scale", f"{AFFINE}.time_gain", "thermoq.output.time_gain")
+    models.replace_tensors(
+        weights_file(copied), lambda tensors: {**tensors, **dict.fromkeys(names, addition)}
+    )
+    assert thermoq.verify(copied).num_quantized > 0
+
+
+def test_another_shape_and_another_dtype(copied: Path) -> None:
+    def reshaped(tensors: models.Tensors) -> models.Tensors:
+        dtype, (rows, cols), data = tensors[f"{AFFINE}.codes"]
+        return {**tensors, f"{AFFINE}.codes": (dtype, (cols, rows), data)}
+
+    original = weights_file(copied).read_bytes()
+    models.replace_tensors(weights_file(copied), reshaped)
+    message = rf"'{AFFINE}\.codes': expected U8 \[40, 10\], got U8 \[10, 40\]$"
+    with pytest.raises(InputError, match=message):
+        thermoq.verify(copied)
+    weights_file(copied).write_bytes(original)
+
+    def retyped(tensors: models.Tensors) -> models.Tensors:
+        _, shape, data = tensors[f"{Q8}.scale"]
+        return {**tensors, f"{Q8}.scale": ("BF16", shape, data)}
+
+    models.replace_tensors(weights_file(copied), retyped)
+    with pytest.raises(InputError, match=rf"'{Q8}\.scale': expected F16 .*, got BF16"):
+        thermoq.verify(copied)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", [f"{AFFINE}.scale", f"{AFFINE}.minimum", f"{Q8}.scale"])
+def test_parameters_that_are_not_finite_though_the_checksum_fits(
+    copied: Path, part: str, value: float
+) -> None:
+    put(copied, part, np.float16(value).tobytes(), position=2)
+    with pytest.raises(InputError, match=rf"'{part}': expected finite values, got 1 that are not"):
+        thermoq.verify(copied)
+
+
+def test_a_negative_scale_though_the_checksum_fits(copied: Path) -> None:
+    put(copied, f"{AFFINE}.scale", np.float16(-0.5).tobytes())
+    with pytest.raises(InputError, match=rf"'{AFFINE}\.scale': expected scales >= 0, got -0\.5"):
+        thermoq.verify(copied)
+
+
+def test_a_code_out_of_range_though_the_checksum_fits(copied: Path) -> None:
+    put(copied, f"{Q8}.codes", b"\x80", position=7)
+    with pytest.raises(InputError, match=rf"'{Q8}\.codes': expected codes in \[-127, 127\]"):
+        thermoq.verify(copied)
+
+
+def set_entry(name: str, key: str, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        content["tensors"][name][key] = value
+
+    return change
+
+
+REPEATED = "transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_entry(AFFINE, "encoding", "trellis"), "expected a known encoding, got 'trellis'"),
+        (lambda c: c.update(format_version=2), r"expected format_version 1, got 2"),
+        (set_entry(AFFINE, "bit_width", 4), rf"'{AFFINE}\.codes': expected U8 \[40, 20\], got"),
+        (set_entry(AFFINE, "group_size", 32), rf"'{AFFINE}\.scale': expected F16 \[40, 2\], got"),
+        (set_entry(AFFINE, "shape", [40, 41]), rf"'{AFFINE}\.codes': expected U8 \[40, 11\], got"),
+        (set_entry("proj_out_2.bias", "shape", [17]), r"'proj_out_2\.bias': expected BF16 \[17\]"),
+        (set_entry("proj_out_2.bias", "sha256", None), "expected the checksum None"),
+        (set_entry("proj_out_2.bias", "sha256", "x"), "sha256: String should match pattern"),
+        (set_entry(REPEATED, "same_as", "nothing"), "expected same_as to name a stored tensor"),
+        (set_entry(REPEATED, "same_as", REPEATED), "expected same_as to name a stored tensor"),
+        (set_entry(REPEATED, "same_as", AFFINE), f"expected the shape and encoding of '{AFFINE}'"),
+        (set_entry(REPEATED, "source_dtype", "F32"), "expected the shape and encoding of"),
+        (lambda c: c["tensors"].pop(AFFINE), rf"'{AFFINE}\.\w+': expected an entry in thermoq"),
+    ],
+)
+def test_a_manifest_that_disagrees_with_the_files(
+    copied: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    edit_manifest(copied, change)
+    with pytest.raises(InputError, match=message):
+        thermoq.verify(copied)
+
+
+VALUES: tuple[Any, ...] = (
+    *(None, 0, 1, -1, 2, 8, 8 * 10**30, 2**63, 1e308, True, "", "q8", "affine", "copied"),
+    *("BF16", "F4", "one.weight", "\0", [], {}, [0], [2**40, 2**40], [1] * 70),
+)
+
+
+def change_something(value: Any, random: Random) -> None:
+    """Change, add or remove one thing somewhere in a JSON value."""
+    if not value:
+        return
+    key = random.choice(list(value)) if isinstance(value, dict) else random.randrange(len(value))
+    if isinstance(value[key], (dict, list)) and random.random() < 0.7:
+        change_something(value[key], random)
+    elif random.random() < 0.2:
+        del value[key]
+    elif isinstance(value, dict) and random.random() < 0.2:
+        value[random.choice(("extra", "same_as", "reason"))] = random.choice(VALUES)
+    else:
+        value[key] = random.choice(VALUES)
+
+
+def test_random_changes_of_the_manifest_are_errors_of_one_line(
+    quantized: Quantized, tmp_path: Path
+) -> None:
+    root = Path(copytree(quantized("oddities", "BF16").output, tmp_path / "quantized"))
+    content = json.loads((root / "thermoq.json").read_text())
+    content["report"] = {}
+    original = json.dumps(content)
+    random = Random(0)
+    refused: list[str] = []
+    for _ in range(300):
+        changed = json.loads(original)
+        change_something(changed if random.random() < 0.1 else changed["tensors"], random)
+        (root / "thermoq.json").write_text(json.dumps(changed))
+        try:
+            thermoq.inspect(root)
+            thermoq.export(root, tmp_path / "dense", dtype="float32", overwrite=True)
+            thermoq.verify(root)
+        except thermoq.InputError as error:
+            refused.append(str(error))
+    assert len(refused) > 200
+    assert all(message.isprintable() for message in refused)
+
+
+def test_files_cut_short_or_gone(copied: Path) -> None:
+    path = weights_file(copied)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    with pytest.raises(InputError, match="truncated: expected"):
+        thermoq.verify(copied)
+    path.unlink()
+    with pytest.raises(InputError, match="expected safetensors weights, got none"):
+        thermoq.verify(copied)
+    path.write_bytes(data)
+    manifest_of(copied).unlink()
+    with pytest.raises(InputError, match=r"got no thermoq\.json"):
+        thermoq.verify(copied)
+
+
+def test_what_is_not_quantized(quantized: Quantized, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a checkpoint quantized by thermoq"):
+        thermoq.verify(quantized("dit", "F32").source)
+    with pytest.raises(InputError, match="got no such directory"):
+        thermoq.verify(tmp_path / "missing")
