@@ -47,8 +47,9 @@ for "no label" (classifier-free guidance), noise prediction, 1000 timesteps. No 
 diffusers fits it (`DiTPipeline` wants an autoencoder): load transformer and scheduler one by one.
 
 Data: the digits that ship with scikit-learn, a copy of the test set of *Optical Recognition of
-Handwritten Digits* (E. Alpaydin, C. Kaynak; UCI Machine Learning Repository,
-https://doi.org/10.24432/C50P49), licence CC BY 4.0. The model saw 80 % of them.
+Handwritten Digits* (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository,
+https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits), licence
+CC BY 4.0. The model saw 80 % of them.
 
 Made by `python scripts/train_demo_model.py --seed {seed} --steps {steps}`, which printed:
 
