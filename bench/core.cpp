@@ -1,7 +1,7 @@
 // How close is the core to the speed of memory? Each operation is timed beside a plain pass (a sum)
 // over the same bytes on as many threads, in turn, and the median ratio of the pairs is printed.
 //
-//   bench_core [million_weights = 64] [threads = 2] [runs = 9]
+//   bench_core [million_weights = 64] [threads = 2] [runs = 9] [--json]
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -21,22 +21,31 @@ using namespace thermoq;
 
 volatile float g_sink = 0.0F;
 
-// The bound: every cache line is read once and added up, 64 bytes an iteration.
+// The bound: every byte is read once and added up. Many lanes, so that the pass waits for memory
+// and not for the additions before.
 void sum_pass(const std::vector<std::uint8_t>& bytes, int threads) {
-  const auto* x = reinterpret_cast<const float*>(bytes.data());
-  const auto blocks = static_cast<std::ptrdiff_t>(bytes.size() / 64);
+  constexpr std::size_t kSumLanes = 32;
+  constexpr std::size_t kBlockBytes = kSumLanes * sizeof(float);
+  const auto blocks = static_cast<std::ptrdiff_t>(bytes.size() / kBlockBytes);
   float total = 0.0F;
 #ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) reduction(+ : total)
+#pragma omp parallel num_threads(threads) reduction(+ : total)
 #endif
-  for (std::ptrdiff_t block = 0; block < blocks; ++block) {
-    float lanes[16];
-    std::memcpy(lanes, x + 16 * block, sizeof lanes);
-    float part[4] = {};
-    for (int i = 0; i < 16; ++i) {
-      part[i % 4] += lanes[i];
+  {
+    float lanes[kSumLanes] = {};
+#ifdef _OPENMP
+#pragma omp for
+#endif
+    for (std::ptrdiff_t block = 0; block < blocks; ++block) {
+      float x[kSumLanes];
+      std::memcpy(x, bytes.data() + kBlockBytes * static_cast<std::size_t>(block), sizeof x);
+      for (std::size_t i = 0; i < kSumLanes; ++i) {
+        lanes[i] += x[i];
+      }
     }
-    total += (part[0] + part[1]) + (part[2] + part[3]);
+    for (const float lane : lanes) {
+      total += lane;
+    }
   }
   static_cast<void>(threads);
   g_sink = total;
@@ -48,9 +57,9 @@ double seconds(const std::function<void()>& action) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-double median(std::vector<double> values) {
+double quantile(std::vector<double> values, double share) {
   std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
+  return values[static_cast<std::size_t>(share * static_cast<double>(values.size() - 1) + 0.5)];
 }
 
 struct Case {
@@ -60,12 +69,53 @@ struct Case {
   std::function<void(const MatrixView&)> run;
 };
 
+struct Figures {
+  double million_weights_per_s, gb_per_s, sum_gb_per_s;
+  double lower, ratio, upper;  // of the plain pass's speed: quartiles and median
+};
+
+Figures measure(const Case& c, const MatrixView& matrix, const std::vector<std::uint8_t>& bytes,
+                int threads, int runs) {
+  c.run(matrix);
+  sum_pass(bytes, threads);
+  std::vector<double> times, sums, ratios;
+  for (int i = 0; i < runs; ++i) {
+    sums.push_back(seconds([&] { sum_pass(bytes, threads); }));
+    times.push_back(seconds([&] { c.run(matrix); }));
+    ratios.push_back(sums.back() / times.back());
+  }
+  const auto weights = static_cast<double>(matrix.rows * matrix.cols);
+  const auto gigabytes = static_cast<double>(bytes.size()) / 1e9;
+  const double time = quantile(times, 0.5);
+  return {weights / time / 1e6,   gigabytes / time,      gigabytes / quantile(sums, 0.5),
+          quantile(ratios, 0.25), quantile(ratios, 0.5), quantile(ratios, 0.75)};
+}
+
+void print_row(const Case& c, const Figures& f) {
+  std::printf("%-34s %12.0f %8.1f %8.1f %7.0f%% ", c.name, f.million_weights_per_s, f.gb_per_s,
+              f.sum_gb_per_s, 100 * f.ratio);
+  if (c.target > 0) {
+    std::printf("%7.0f%%\n", 100 * c.target);
+  } else {
+    std::printf("%8s\n", "-");
+  }
+}
+
+void print_json(const Case& c, const Figures& f, bool first) {
+  std::printf(
+      "%s\n{\"name\": \"%s\", \"target\": %g, \"million_weights_per_s\": %g, "
+      "\"gb_per_s\": %g, \"sum_gb_per_s\": %g, \"lower\": %g, \"ratio\": %g, \"upper\": %g}",
+      first ? "[" : ",", c.name, c.target, f.million_weights_per_s, f.gb_per_s, f.sum_gb_per_s,
+      f.lower, f.ratio, f.upper);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const std::size_t millions = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 64;
   const int threads = argc > 2 ? std::atoi(argv[2]) : 2;
   const int runs = argc > 3 ? std::atoi(argv[3]) : 9;
+  const bool json = argc > 4 && std::strcmp(argv[4], "--json") == 0;
   const std::size_t cols = 4096;
   const std::size_t rows = millions * 1000000 / cols;
   const std::size_t count = rows * cols;
@@ -102,29 +152,23 @@ int main(int argc, char** argv) {
       {"q8, bf16 source", FloatType::bf16, 0.0, q8},
       {"power iteration (1), bf16 source", FloatType::bf16, 0.0, power},
   };
-  std::printf("%zu M weights, %d threads, simd %s, %s, median of %d pairs\n", count / 1000000,
-              threads, simd_level().c_str(), compiler().c_str(), runs);
-  std::printf("%-34s %12s %12s %8s %8s\n", "operation", "M weights/s", "sum, GB/s", "ratio",
-              "target");
+  if (!json) {
+    std::printf("%zu M weights, %d threads, simd %s, %s, median of %d pairs\n", count / 1000000,
+                threads, simd_level().c_str(), compiler().c_str(), runs);
+    std::printf("%-34s %12s %8s %8s %8s %8s\n", "operation", "M weights/s", "GB/s", "sum", "ratio",
+                "target");
+  }
   for (const Case& c : cases) {
     const auto& bytes = c.type == FloatType::f32 ? f32 : bf16;
-    const MatrixView matrix{bytes.data(), c.type, rows, cols};
-    c.run(matrix);
-    sum_pass(bytes, threads);
-    std::vector<double> times, sums, ratios;
-    for (int i = 0; i < runs; ++i) {
-      sums.push_back(seconds([&] { sum_pass(bytes, threads); }));
-      times.push_back(seconds([&] { c.run(matrix); }));
-      ratios.push_back(sums.back() / times.back());
-    }
-    std::printf("%-34s %12.0f %12.1f %7.0f%% ", c.name,
-                static_cast<double>(count) / median(times) / 1e6,
-                static_cast<double>(bytes.size()) / median(sums) / 1e9, 100 * median(ratios));
-    if (c.target > 0) {
-      std::printf("%7.0f%%\n", 100 * c.target);
+    const Figures figures = measure(c, {bytes.data(), c.type, rows, cols}, bytes, threads, runs);
+    if (json) {
+      print_json(c, figures, &c == &cases.front());
     } else {
-      std::printf("%8s\n", "-");
+      print_row(c, figures);
     }
+  }
+  if (json) {
+    std::printf("]\n");
   }
   return 0;
 }

@@ -38,9 +38,20 @@ inline void check_size(py::ssize_t got, std::size_t expected, const char* name) 
   }
 }
 
+// rows * cols, refused where the bytes of even four times as many would not fit an address.
+inline std::size_t checked_count(std::size_t rows, std::size_t cols) {
+  constexpr std::size_t kLargest = std::size_t{1} << 60;
+  if (cols != 0 && rows > kLargest / cols) {
+    throw std::invalid_argument("rows * cols: expected at most 2^60 elements, got " +
+                                std::to_string(rows) + " x " + std::to_string(cols));
+  }
+  return rows * cols;
+}
+
 inline thermoq::MatrixView matrix_view(const Bytes& source, thermoq::FloatType type,
                                        py::ssize_t rows, py::ssize_t cols) {
   const thermoq::MatrixView view{source.data(), type, checked(rows, "rows"), checked(cols, "cols")};
+  checked_count(view.rows, view.cols);
   check_size(source.size(), view.rows * view.row_bytes(), "source");
   return view;
 }

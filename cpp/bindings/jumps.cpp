@@ -18,15 +18,15 @@ struct BoundaryJumps {
   py::array_t<std::int8_t> severity;
 };
 
-BoundaryJumps boundary_jumps(const Doubles& scale, const Doubles& zero_point, const Doubles& weight,
-                             int activation_bits, double threshold) {
+BoundaryJumps boundary_jumps(const Doubles& scale, const Doubles& zero_point,
+                             const Doubles& num_weights, int activation_bits, double threshold) {
   if (scale.ndim() != 2 || scale.shape(1) < 1) {
-    throw std::invalid_argument("scale: expected [layers, groups] with groups >= 1");
+    throw std::invalid_argument("scale: expected [layers, time_groups] with time_groups >= 1");
   }
   const py::ssize_t layers = scale.shape(0);
   const py::ssize_t boundaries = scale.shape(1) - 1;
   check_size(zero_point.size(), static_cast<std::size_t>(scale.size()), "zero_point");
-  check_size(weight.size(), static_cast<std::size_t>(layers), "weight");
+  check_size(num_weights.size(), static_cast<std::size_t>(layers), "num_weights");
   const auto per_layer = [&] { return Doubles({layers, boundaries}); };
   const auto per_boundary = [&] { return Doubles(boundaries); };
   BoundaryJumps out{per_layer(),    per_layer(),    per_layer(),
@@ -43,7 +43,7 @@ BoundaryJumps boundary_jumps(const Doubles& scale, const Doubles& zero_point, co
                                         reinterpret_cast<Severity*>(out.severity.mutable_data())};
   const thermoq::TimeParametersView view{scale.data(),
                                          zero_point.data(),
-                                         weight.data(),
+                                         num_weights.data(),
                                          static_cast<std::size_t>(layers),
                                          static_cast<std::size_t>(boundaries) + 1,
                                          activation_bits};
@@ -74,8 +74,13 @@ void bind_jumps(py::module_& m) {
       .def_readonly("unclipped_zero_point_jump", &BoundaryJumps::unclipped_zero_point_jump)
       .def_readonly("boundary_score", &BoundaryJumps::boundary_score)
       .def_readonly("severity", &BoundaryJumps::severity);
-  m.def("boundary_jumps", &boundary_jumps, arg("scale").noconvert(), arg("zero_point").noconvert(),
-        arg("weight").noconvert(), arg("activation_bits"), arg("threshold"));
-  m.def("severity_of", &thermoq::severity_of, arg("scale_jump"), arg("zero_point_jump"),
-        arg("threshold"));
+  m.def("boundary_jumps", &boundary_jumps,
+        "Jumps at time-group boundaries, per layer [layers, time_groups - 1] and for the model "
+        "[time_groups - 1], averaged with `num_weights` [layers]. scale, zero_point: [layers, "
+        "time_groups]. severity: -1 none, 0 low, 1 medium, 2 high.",
+        arg("scale").noconvert(), arg("zero_point").noconvert(), arg("num_weights").noconvert(),
+        arg("activation_bits"), arg("threshold"));
+  m.def("severity_of", &thermoq::severity_of,
+        "How bad a boundary with these jumps is; NONE unless the larger one exceeds `threshold`.",
+        arg("scale_jump"), arg("zero_point_jump"), arg("threshold"));
 }

@@ -39,8 +39,10 @@ Bytes unpack_codes(const Bytes& packed, py::ssize_t rows, py::ssize_t cols, int 
 
 void bind_packing(py::module_& m) {
   using py::arg;
-  m.def("pack_codes", &pack_codes, arg("codes").noconvert(), arg("rows"), arg("cols"),
-        arg("bit_width"), arg("threads") = 0);
-  m.def("unpack_codes", &unpack_codes, arg("packed").noconvert(), arg("rows"), arg("cols"),
-        arg("bit_width"), arg("threads") = 0);
+  m.def(
+      "pack_codes", &pack_codes,
+      "Pack codes [rows, cols], one a byte, to [rows, ceil(cols * bit_width / 8)], low bits first.",
+      arg("codes").noconvert(), arg("rows"), arg("cols"), arg("bit_width"), arg("threads") = 0);
+  m.def("unpack_codes", &unpack_codes, "Undo `pack_codes`: one code a byte, [rows, cols].",
+        arg("packed").noconvert(), arg("rows"), arg("cols"), arg("bit_width"), arg("threads") = 0);
 }

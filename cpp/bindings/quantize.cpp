@@ -64,6 +64,7 @@ Bytes dequantize_affine(const Bytes& codes, const Halves& scale, const Halves& m
   const AffineScheme scheme = checked_scheme(bit_width, group_size);
   const std::size_t row_count = checked(rows, "rows");
   const std::size_t col_count = checked(cols, "cols");
+  checked_count(row_count, col_count);
   check_size(codes.size(), row_count * scheme.row_bytes(col_count), "codes");
   check_size(scale.size(), row_count * scheme.groups_per_row(col_count), "scale");
   check_size(minimum.size(), row_count * scheme.groups_per_row(col_count), "minimum");
@@ -82,7 +83,7 @@ Bytes dequantize_q8(const SignedBytes& codes, const Halves& scale, py::ssize_t r
   const std::size_t row_count = checked(rows, "rows");
   const std::size_t col_count = checked(cols, "cols");
   const std::size_t groups = (col_count + thermoq::kQ8GroupSize - 1) / thermoq::kQ8GroupSize;
-  check_size(codes.size(), row_count * col_count, "codes");
+  check_size(codes.size(), checked_count(row_count, col_count), "codes");
   check_size(scale.size(), row_count * groups, "scale");
   Bytes out(signed_size(row_count * col_count * thermoq::bytes_per_element(type)));
   const thermoq::Q8CodesView in{codes.data(), scale.data()};
@@ -129,15 +130,35 @@ void bind_quantize(py::module_& m) {
       .def_readonly("infinity_count", &QuantizationError::infinity_count);
   m.attr("MAX_MAGNITUDE") = static_cast<double>(thermoq::kMaxMagnitude);
   m.attr("Q8_GROUP_SIZE") = thermoq::kQ8GroupSize;
-  m.def("quantize_affine", &quantize_affine, arg("source").noconvert(), arg("type"), arg("rows"),
-        arg("cols"), arg("bit_width"), arg("group_size"), arg("threads") = 0);
-  m.def("quantize_q8", &quantize_q8, arg("source").noconvert(), arg("type"), arg("rows"),
-        arg("cols"), arg("threads") = 0);
-  m.def("dequantize_affine", &dequantize_affine, arg("codes").noconvert(), arg("scale").noconvert(),
-        arg("minimum").noconvert(), arg("rows"), arg("cols"), arg("bit_width"), arg("group_size"),
-        arg("type"), arg("threads") = 0);
-  m.def("dequantize_q8", &dequantize_q8, arg("codes").noconvert(), arg("scale").noconvert(),
-        arg("rows"), arg("cols"), arg("type"), arg("threads") = 0);
-  m.def("convert", &convert, arg("source").noconvert(), arg("from_type"), arg("to_type"),
+  m.def(
+      "quantize_affine", &quantize_affine,
+      "Quantize a row-major matrix to 2 or 4 bits by round-to-nearest, an f16 scale and minimum "
+      "per "
+      "group.\n\nsource: bytes [rows * cols * itemsize] of `type`. Returns codes [rows, "
+      "ceil(cols * bit_width / 8)], scale and minimum as f16 bits [rows, ceil(cols / group_size)], "
+      "and the error. Raises ValueError for a bit width or group size that affine lacks, or a "
+      "source of another size.",
+      arg("source").noconvert(), arg("type"), arg("rows"), arg("cols"), arg("bit_width"),
+      arg("group_size"), arg("threads") = 0);
+  m.def("quantize_q8", &quantize_q8,
+        "Quantize a row-major matrix to 8 bits with sign, an f16 scale per 32 weights.\n\nReturns "
+        "codes [rows, cols], scale as f16 bits [rows, ceil(cols / 32)], and the error.",
+        arg("source").noconvert(), arg("type"), arg("rows"), arg("cols"), arg("threads") = 0);
+  m.def("dequantize_affine", &dequantize_affine,
+        "Decode to bytes [rows * cols * itemsize] of `type`: scale * code + minimum in f32, then "
+        "rounded "
+        "half to even. Raises ValueError for arrays of another size.",
+        arg("codes").noconvert(), arg("scale").noconvert(), arg("minimum").noconvert(), arg("rows"),
+        arg("cols"), arg("bit_width"), arg("group_size"), arg("type"), arg("threads") = 0);
+  m.def("dequantize_q8", &dequantize_q8,
+        "Decode to bytes [rows * cols * itemsize] of `type`: scale * code in f32, then rounded "
+        "half to "
+        "even. Raises ValueError for arrays of another size.",
+        arg("codes").noconvert(), arg("scale").noconvert(), arg("rows"), arg("cols"), arg("type"),
         arg("threads") = 0);
+  m.def("convert", &convert,
+        "Rewrite elements of one type as another, rounded half to even. Returns the bytes and how "
+        "many "
+        "finite elements became infinite.",
+        arg("source").noconvert(), arg("from_type"), arg("to_type"), arg("threads") = 0);
 }

@@ -58,9 +58,7 @@ inline std::uint16_t half_down(float value) noexcept {
   if (!(half_to_float(half) > value)) {
     return half;
   }
-  if (half == 0) {
-    return 0x8001U;
-  }
+  // Never from +0: a value below 0 keeps its sign when it rounds to 0.
   return static_cast<std::uint16_t>((half & 0x8000U) != 0 ? half + 1 : half - 1);
 }
 

@@ -32,8 +32,8 @@ Severity severity_of(double scale_jump, double zero_point_jump, double threshold
 
 void boundary_jumps(const TimeParametersView& parameters, double threshold,
                     const LayerJumps& per_layer, const ModelJumps& model) noexcept {
-  const std::size_t groups = parameters.groups;
-  const std::size_t boundaries = groups == 0 ? 0 : groups - 1;
+  const std::size_t time_groups = parameters.time_groups;
+  const std::size_t boundaries = time_groups == 0 ? 0 : time_groups - 1;
   const double range = std::ldexp(1.0, parameters.activation_bits) - 1.0;
   for (std::size_t i = 0; i < boundaries; ++i) {
     double total = 0.0;
@@ -42,8 +42,8 @@ void boundary_jumps(const TimeParametersView& parameters, double threshold,
     double unclipped_scale_sum = 0.0;
     double unclipped_zero_point_sum = 0.0;
     for (std::size_t layer = 0; layer < parameters.layers; ++layer) {
-      const double* s = parameters.scale + layer * groups + i;
-      const double* z = parameters.zero_point + layer * groups + i;
+      const double* s = parameters.scale + layer * time_groups + i;
+      const double* z = parameters.zero_point + layer * time_groups + i;
       const double ds = scale_jump(s[0], s[1]);
       const double dz = s[0] == 0.0 || s[1] == 0.0 ? 0.0 : std::fabs(z[1] - z[0]) / range;
       const double clipped_ds = std::min(ds, 1.0);
@@ -52,7 +52,7 @@ void boundary_jumps(const TimeParametersView& parameters, double threshold,
       per_layer.scale_jump[at] = ds;
       per_layer.zero_point_jump[at] = dz;
       per_layer.boundary_score[at] = score(clipped_ds, clipped_dz);
-      const double weight = parameters.weight[layer];
+      const double weight = parameters.num_weights[layer];
       total += weight;
       scale_sum += weight * clipped_ds;
       zero_point_sum += weight * clipped_dz;

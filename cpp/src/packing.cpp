@@ -4,12 +4,6 @@
 #include "row_stretch.hpp"
 
 namespace thermoq {
-namespace {
-
-struct NoState {};
-
-}  // namespace
-
 void pack_codes(const std::uint8_t* codes, std::size_t rows, std::size_t cols, int bit_width,
                 std::uint8_t* packed, int threads) {
   check_bit_width(bit_width);

@@ -14,6 +14,9 @@ namespace thermoq {
 // every region waits for its last thread to be scheduled.
 inline constexpr std::size_t kSerialWeights = std::size_t{1} << 18;
 
+// For loops whose threads need no scratch memory.
+struct NoState {};
+
 // Calls body(state, i) for every i in [0, count), each thread with a state of its own made by
 // make_state(): scratch memory is allocated once a thread, never once a row. `weights` is how many
 // all calls go over, `threads` <= 0 means all. The first exception is rethrown here: one that left

@@ -10,7 +10,7 @@ namespace {
 
 struct RowError {
   double squared_error, source_energy, decoded_energy;
-  float max_error, max_magnitude;
+  float max_squared_error, max_magnitude;
 };
 
 double add_lanes(const double (&lanes)[kLanes]) noexcept {
@@ -19,9 +19,14 @@ double add_lanes(const double (&lanes)[kLanes]) noexcept {
 }
 
 RowError finish_row(const ErrorSums& sums) noexcept {
-  return {
-      add_lanes(sums.squared_error), add_lanes(sums.source_energy), add_lanes(sums.decoded_energy),
-      *std::max_element(std::begin(sums.max_error), std::end(sums.max_error)), sums.max_magnitude};
+  return {add_lanes(sums.squared_error), add_lanes(sums.source_energy),
+          add_lanes(sums.decoded_energy),
+          *std::max_element(std::begin(sums.max_squared_error), std::end(sums.max_squared_error)),
+          sums.max_magnitude};
+}
+
+const std::uint8_t* element(const MatrixView& source, std::size_t row, std::size_t col) noexcept {
+  return source.row(row) + col * bytes_per_element(source.type);
 }
 
 // Calls visit(weight) for every weight in order, on one thread: for the rare cases below.
@@ -45,7 +50,8 @@ QuantizationError total(const std::vector<RowError>& rows, const MatrixView& sou
     error.squared_error += row.squared_error;
     error.source_energy += row.source_energy;
     error.decoded_energy += row.decoded_energy;
-    error.max_error = std::max<double>(error.max_error, row.max_error);
+    error.max_error =
+        std::max(error.max_error, std::sqrt(static_cast<double>(row.max_squared_error)));
     error.max_magnitude = std::max<double>(error.max_magnitude, row.max_magnitude);
   }
   if (!std::isfinite(error.source_energy)) {
@@ -60,14 +66,9 @@ QuantizationError total(const std::vector<RowError>& rows, const MatrixView& sou
       error.source_energy += static_cast<double>(x) * static_cast<double>(x);
     });
     error.squared_error = error.source_energy;
+    error.max_error = error.max_magnitude;
   }
   return error;
-}
-
-// What lies behind weight `col` of `row`: the rest of the row, then the next rows.
-Upcoming upcoming(const MatrixView& source, std::size_t row, std::size_t col) noexcept {
-  const std::size_t bytes = bytes_per_element(source.type);
-  return {reinterpret_cast<std::uintptr_t>(source.row(row)) + col * bytes, bytes};
 }
 
 }  // namespace
@@ -82,19 +83,16 @@ QuantizationError quantize_affine(const MatrixView& source, const AffineScheme& 
   const auto bits = static_cast<std::size_t>(scheme.bit_width);
   std::vector<RowError> rows(source.rows);
   parallel_for(
-      source.rows, source.rows * source.cols, threads, [&] { return Stretch(stretch); },
-      [&](Stretch& scratch, std::size_t row) {
+      source.rows, source.rows * source.cols, threads, [] { return NoState{}; },
+      [&](NoState&, std::size_t row) {
         ErrorSums sums;
         for (std::size_t first = 0; first < source.cols; first += stretch) {
           const std::size_t n = std::min(stretch, source.cols - first);
-          const float* x =
-              load_floats(kernel, source.row(row), source.type, first, n, scratch.floats.data());
           const std::size_t group = row * groups + first / scheme.group_size;
-          kernel.quantize_affine(x, n, scheme.group_size, scheme.bit_width,
-                                 upcoming(source, row, first + n), scratch.codes.data(),
-                                 out.scale + group, out.minimum + group, sums);
-          kernel.pack(scratch.codes.data(), n, scheme.bit_width,
-                      out.codes + row * row_bytes + first * bits / 8);
+          kernel.quantize_affine(element(source, row, first), source.type, n, scheme.group_size,
+                                 scheme.bit_width,
+                                 {out.codes + row * row_bytes + first * bits / 8, out.scale + group,
+                                  out.minimum + group, sums});
         }
         rows[row] = finish_row(sums);
       });
@@ -106,16 +104,14 @@ QuantizationError quantize_q8(const MatrixView& source, const Q8Codes& out, int 
   const std::size_t groups = (source.cols + kQ8GroupSize - 1) / kQ8GroupSize;
   std::vector<RowError> rows(source.rows);
   parallel_for(
-      source.rows, source.rows * source.cols, threads, [] { return Stretch(kStretch); },
-      [&](Stretch& scratch, std::size_t row) {
+      source.rows, source.rows * source.cols, threads, [] { return NoState{}; },
+      [&](NoState&, std::size_t row) {
         ErrorSums sums;
         for (std::size_t first = 0; first < source.cols; first += kStretch) {
           const std::size_t n = std::min(kStretch, source.cols - first);
-          const float* x =
-              load_floats(kernel, source.row(row), source.type, first, n, scratch.floats.data());
-          kernel.quantize_q8(x, n, upcoming(source, row, first + n),
-                             out.codes + row * source.cols + first,
-                             out.scale + row * groups + first / kQ8GroupSize, sums);
+          kernel.quantize_q8(element(source, row, first), source.type, n,
+                             {out.codes + row * source.cols + first,
+                              out.scale + row * groups + first / kQ8GroupSize, sums});
         }
         rows[row] = finish_row(sums);
       });

@@ -8,9 +8,14 @@
 namespace thermoq {
 namespace {
 
-// Rows are summed in this many fixed portions, then portion by portion: the result depends on it
-// but not on the threads. Each portion holds one partial W^T W v.
-constexpr std::size_t kPortions = 16;
+// Rows are summed in fixed portions, then portion by portion: the result depends on the shape but
+// not on the threads. Each portion holds a partial W^T W v, so matrices of few rows get few.
+constexpr std::size_t kMaxPortions = 16;
+constexpr std::size_t kMinPortionRows = 16;
+
+std::size_t portions_of(const MatrixView& matrix) noexcept {
+  return std::clamp<std::size_t>(matrix.rows / kMinPortionRows, 1, kMaxPortions);
+}
 
 // Uniform in [-1, 1), in steps that f32 holds exactly: any platform draws the same (SplitMix64,
 // Steele et al. 2014). Not signs: they are orthogonal to the rows of many a constant matrix.
@@ -44,10 +49,11 @@ void multiply_gram(const MatrixView& matrix, const std::vector<float>& v, int th
                    std::vector<float>& partials, std::vector<float>& out) {
   const KernelTable& kernel = kernels();
   const std::size_t cols = matrix.cols;
-  const std::size_t rows_each = (matrix.rows + kPortions - 1) / kPortions;
+  const std::size_t portions = portions_of(matrix);
+  const std::size_t rows_each = (matrix.rows + portions - 1) / portions;
   std::fill(partials.begin(), partials.end(), 0.0F);
   parallel_for(
-      kPortions, matrix.rows * cols, threads, [&] { return std::vector<float>(cols); },
+      portions, matrix.rows * cols, threads, [&] { return std::vector<float>(cols); },
       [&](std::vector<float>& scratch, std::size_t portion) {
         const std::size_t begin = std::min(portion * rows_each, matrix.rows);
         const std::size_t end = std::min(begin + rows_each, matrix.rows);
@@ -59,7 +65,7 @@ void multiply_gram(const MatrixView& matrix, const std::vector<float>& v, int th
         }
       });
   std::fill(out.begin(), out.end(), 0.0F);
-  for (std::size_t portion = 0; portion < kPortions; ++portion) {
+  for (std::size_t portion = 0; portion < portions; ++portion) {
     kernel.add_scaled(1.0F, partials.data() + portion * cols, cols, out.data());
   }
 }
@@ -73,7 +79,7 @@ double largest_squared_singular_value(const MatrixView& matrix, double frobenius
   }
   std::vector<float> v = random_start(matrix.cols, seed);
   std::vector<float> next(matrix.cols);
-  std::vector<float> partials(kPortions * matrix.cols);
+  std::vector<float> partials(portions_of(matrix) * matrix.cols);
   double ratio = 0.0;  // ||W^T W v|| / (||v|| ||W||_F), at most sigma_1^2 / ||W||_F
   for (int i = 0; i < iterations; ++i) {
     // With ||v|| = 1 / ||W||_F the row products are near 1 and W^T W v is near the weights.

@@ -14,6 +14,7 @@
 namespace {
 
 using thermoq::ErrorSums;
+using thermoq::FloatType;
 using thermoq::KernelTable;
 
 enum class Data { normal, constant, tiny, huge, far_from_zero, signed_zeros, integers };
@@ -36,7 +37,7 @@ std::vector<float> make(Data kind, std::size_t n, std::mt19937& random) {
         value = z * 1e-40F;
         break;
       case Data::huge:
-        value = std::fmin(std::fmax(z * 3e4F, -65504.0F), 65504.0F);
+        value = std::fmin(std::fmax(z * 3e4F, -65280.0F), 65280.0F);
         break;
       case Data::far_from_zero:
         value = 1000.0F + z * 0.05F;
@@ -65,7 +66,8 @@ bool same(const ErrorSums& a, const ErrorSums& b) {
   return std::equal(a.squared_error, a.squared_error + thermoq::kLanes, b.squared_error) &&
          std::equal(a.source_energy, a.source_energy + thermoq::kLanes, b.source_energy) &&
          std::equal(a.decoded_energy, a.decoded_energy + thermoq::kLanes, b.decoded_energy) &&
-         std::equal(a.max_error, a.max_error + thermoq::kLanes, b.max_error) &&
+         std::equal(a.max_squared_error, a.max_squared_error + thermoq::kLanes,
+                    b.max_squared_error) &&
          same(a.max_magnitude, b.max_magnitude);
 }
 
@@ -77,8 +79,36 @@ struct Affine {
   ErrorSums sums;
 };
 
-Affine run_affine(const KernelTable& kernel, const float* x, std::size_t n, std::size_t group_size,
+// Weights of one type, behind `offset` bytes.
+struct Source {
+  std::vector<std::uint8_t> bytes;
+  FloatType type;
+  std::size_t n, offset;
+
+  const std::uint8_t* data() const { return bytes.data() + offset; }
+};
+
+Source make_source(const std::vector<float>& x, FloatType type, std::size_t offset) {
+  const std::size_t size = x.size() * thermoq::bytes_per_element(type);
+  Source source{std::vector<std::uint8_t>(offset + size), type, x.size(), offset};
+  std::uint8_t* out = source.bytes.data() + offset;
+  switch (type) {
+    case FloatType::f32:
+      std::memcpy(out, x.data(), size);
+      break;
+    case FloatType::f16:
+      thermoq::kScalarKernels.narrow_f16(x.data(), x.size(), out);
+      break;
+    case FloatType::bf16:
+      thermoq::kScalarKernels.narrow_bf16(x.data(), x.size(), out);
+      break;
+  }
+  return source;
+}
+
+Affine run_affine(const KernelTable& kernel, const Source& source, std::size_t group_size,
                   int bit_width) {
+  const std::size_t n = source.n;
   const std::size_t groups = (n + group_size - 1) / group_size;
   const std::size_t bytes = (n * static_cast<std::size_t>(bit_width) + 7) / 8;
   Affine out{std::vector<std::uint8_t>(n),
@@ -87,24 +117,25 @@ Affine run_affine(const KernelTable& kernel, const float* x, std::size_t n, std:
              std::vector<std::uint8_t>(bytes),
              std::vector<float>(n),
              {}};
-  kernel.quantize_affine(x, n, group_size, bit_width, {}, out.codes.data(), out.scale.data(),
-                         out.minimum.data(), out.sums);
-  kernel.pack(out.codes.data(), n, bit_width, out.packed.data());
-  std::vector<std::uint8_t> unpacked(n);
-  kernel.unpack(out.packed.data(), n, bit_width, unpacked.data());
-  CHECK(same(unpacked, out.codes), "pack and unpack, n = %zu, bits = %d", n, bit_width);
-  kernel.dequantize_affine(unpacked.data(), n, group_size, out.scale.data(), out.minimum.data(),
+  kernel.quantize_affine(source.data(), source.type, n, group_size, bit_width,
+                         {out.packed.data(), out.scale.data(), out.minimum.data(), out.sums});
+  kernel.unpack(out.packed.data(), n, bit_width, out.codes.data());
+  std::vector<std::uint8_t> packed(bytes);
+  kernel.pack(out.codes.data(), n, bit_width, packed.data());
+  CHECK(same(packed, out.packed), "unpack and pack, n = %zu, bits = %d", n, bit_width);
+  kernel.dequantize_affine(out.codes.data(), n, group_size, out.scale.data(), out.minimum.data(),
                            out.decoded.data());
   return out;
 }
 
-void test_affine(const KernelTable& kernel, const float* x, std::size_t n, std::size_t group_size,
+void test_affine(const KernelTable& kernel, const Source& source, std::size_t group_size,
                  int bit_width) {
-  const Affine a = run_affine(thermoq::kScalarKernels, x, n, group_size, bit_width);
-  const Affine b = run_affine(kernel, x, n, group_size, bit_width);
+  const Affine a = run_affine(thermoq::kScalarKernels, source, group_size, bit_width);
+  const Affine b = run_affine(kernel, source, group_size, bit_width);
   CHECK(same(a.codes, b.codes) && same(a.scale, b.scale) && same(a.minimum, b.minimum) &&
             same(a.packed, b.packed) && same(a.decoded, b.decoded) && same(a.sums, b.sums),
-        "affine, n = %zu, group_size = %zu, bit_width = %d", n, group_size, bit_width);
+        "affine, type %d, n = %zu, group_size = %zu, bit_width = %d", static_cast<int>(source.type),
+        source.n, group_size, bit_width);
 }
 
 struct Q8 {
@@ -114,22 +145,23 @@ struct Q8 {
   ErrorSums sums;
 };
 
-Q8 run_q8(const KernelTable& kernel, const float* x, std::size_t n) {
+Q8 run_q8(const KernelTable& kernel, const Source& source) {
+  const std::size_t n = source.n;
   Q8 out{std::vector<std::int8_t>(n),
          std::vector<std::uint16_t>((n + 31) / 32),
          std::vector<float>(n),
          {}};
-  kernel.quantize_q8(x, n, {}, out.codes.data(), out.scale.data(), out.sums);
+  kernel.quantize_q8(source.data(), source.type, n, {out.codes.data(), out.scale.data(), out.sums});
   kernel.dequantize_q8(out.codes.data(), n, out.scale.data(), out.decoded.data());
   return out;
 }
 
-void test_q8(const KernelTable& kernel, const float* x, std::size_t n) {
-  const Q8 a = run_q8(thermoq::kScalarKernels, x, n);
-  const Q8 b = run_q8(kernel, x, n);
+void test_q8(const KernelTable& kernel, const Source& source) {
+  const Q8 a = run_q8(thermoq::kScalarKernels, source);
+  const Q8 b = run_q8(kernel, source);
   CHECK(same(a.codes, b.codes) && same(a.scale, b.scale) && same(a.decoded, b.decoded) &&
             same(a.sums, b.sums),
-        "q8, n = %zu", n);
+        "q8, type %d, n = %zu", static_cast<int>(source.type), source.n);
 }
 
 void test_products(const KernelTable& kernel, const float* x, const float* y, std::size_t n) {
@@ -143,19 +175,29 @@ void test_products(const KernelTable& kernel, const float* x, const float* y, st
   CHECK(same(a, b), "add_scaled, n = %zu", n);
 }
 
+void test_quantization(const KernelTable& kernel, const std::vector<float>& x, std::size_t offset) {
+  for (const FloatType type : {FloatType::f32, FloatType::f16, FloatType::bf16}) {
+    const Source source = make_source(x, type, offset);
+    for (const std::size_t group_size : {8, 16, 24, 32, 40, 64, 128, 256, 520}) {
+      test_affine(kernel, source, group_size, 2);
+      test_affine(kernel, source, group_size, 4);
+    }
+    test_q8(kernel, source);
+  }
+}
+
 void test_sizes_and_alignments(const KernelTable& kernel) {
   std::mt19937 random(7);
   for (const Data kind : kAllData) {
     for (std::size_t n = 1; n <= 200; ++n) {
       const std::size_t offset = n % 8;  // every alignment of f32 within a vector
+      test_quantization(kernel, make(kind, n, random), offset);
       const std::vector<float> x = make(kind, n + offset, random);
-      for (const std::size_t group_size : {8, 16, 24, 32, 40, 64, 128, 256}) {
-        test_affine(kernel, x.data() + offset, n, group_size, 2);
-        test_affine(kernel, x.data() + offset, n, group_size, 4);
-      }
-      test_q8(kernel, x.data() + offset, n);
       const std::vector<float> y = make(Data::normal, n, random);
       test_products(kernel, x.data() + offset, y.data(), n);
+    }
+    for (const std::size_t n : {512, 520, 1031, 2048}) {  // eight groups of 64 and more
+      test_quantization(kernel, make(kind, n, random), 1);
     }
   }
 }

@@ -10,15 +10,15 @@ namespace thermoq {
 enum class Severity : std::int8_t { none = -1, low = 0, medium = 1, high = 2 };
 
 struct TimeParametersView {
-  const double* scale;       // [layers, groups], >= 0
-  const double* zero_point;  // [layers, groups]
-  const double* weight;      // [layers], how much a layer counts; >= 0
+  const double* scale;        // [layers, time_groups], >= 0
+  const double* zero_point;   // [layers, time_groups]
+  const double* num_weights;  // [layers], how much a layer counts; >= 0
   std::size_t layers;
-  std::size_t groups;
+  std::size_t time_groups;
   int activation_bits;
 };
 
-// Caller-owned arrays, boundaries = groups - 1.
+// Caller-owned arrays, boundaries = time_groups - 1.
 struct LayerJumps {
   double* scale_jump;       // [layers, boundaries], not clipped
   double* zero_point_jump;  // [layers, boundaries], not clipped
@@ -34,9 +34,10 @@ struct ModelJumps {
   Severity* severity;                 // [boundaries], none where no jump exceeds the threshold
 };
 
-//   scale_jump[l,i]      = |scale[i+1] - scale[i]| / scale[i]     0 if both are 0, 1 if only
-//   scale[i] is zero_point_jump[l,i] = |zero_point[i+1] - zero_point[i]| / (2^a - 1)     0 if
-//   either scale is 0
+// scale_jump[l,i] = |scale[i+1] - scale[i]| / scale[i]
+//   0 if both are 0, 1 if only scale[i] is.
+// zero_point_jump[l,i] = |zero_point[i+1] - zero_point[i]| / (2^activation_bits - 1)
+//   0 if either scale is 0.
 void boundary_jumps(const TimeParametersView& parameters, double threshold,
                     const LayerJumps& per_layer, const ModelJumps& model) noexcept;
 

@@ -1,19 +1,28 @@
 // The inner loops, one table a SIMD level. A kernel works on one stretch of a row on one thread: it
 // neither allocates nor checks. Every level gives the same bits for the same finite input; sums run
-// in eight lanes (element i into lane i mod 8, counted from the stretch's start) to make that
+// in eight lanes (element i into lane i mod 8, counted from the block's start) to make that
 // possible.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "thermoq/matrix.hpp"
+
 namespace thermoq {
 
 inline constexpr std::size_t kLanes = 8;
 inline constexpr std::size_t kMaxGroups = 256;  // of one stretch
+inline constexpr std::size_t kCacheLine = 64;   // bytes
 
-// Errors are summed in f32 over about this many weights, then in double: as exact as anybody reads
-// them, at a third of the cost. Squares of weights below kTinyMagnitude would leave f32's range.
+// Error sums are made in blocks of at most this many weights of one group. Errors and source energy
+// are added in f32, lane by lane, over a block, then over eight blocks, and only then in double: as
+// exact as anybody reads them, at a third of the cost. Squares of weights below kTinyMagnitude
+// would leave f32's range.
+//
+// The decoded energy needs no pass over the weights, as codes are integers: for a block of n codes
+// q it is (s^2 * sum(q^2) + 2 * s * m * sum(q)) + n * m^2, in double; block k goes into lane k
+// mod 8.
 inline constexpr std::size_t kSumBlock = 256;
 inline constexpr float kTinyMagnitude = 1e-15F;
 
@@ -21,16 +30,22 @@ struct ErrorSums {
   double squared_error[kLanes] = {};
   double source_energy[kLanes] = {};
   double decoded_energy[kLanes] = {};
-  float max_error[kLanes] = {};
+  float max_squared_error[kLanes] = {};
   float max_magnitude = 0.0F;
 };
 
-// The source of the stretch after this one. A kernel may fetch it into the cache while it computes:
-// the range pass reads faster than memory delivers, the encoding slower. An integer, as it may lie
-// beyond the end of the matrix.
-struct Upcoming {
-  std::uintptr_t address = 0;
-  std::size_t bytes_per_weight = 0;
+// What a quantized stretch of a row is written to.
+struct AffineStretch {
+  std::uint8_t* codes;     // [ceil(n * bit_width / 8)], packed
+  std::uint16_t* scale;    // [ceil(n / group_size)], f16 bits
+  std::uint16_t* minimum;  // the same
+  ErrorSums& sums;         // added to
+};
+
+struct Q8Stretch {
+  std::int8_t* codes;    // [n]
+  std::uint16_t* scale;  // [ceil(n / 32)], f16 bits
+  ErrorSums& sums;
 };
 
 struct KernelTable {
@@ -41,13 +56,13 @@ struct KernelTable {
   void (*narrow_f16)(const float* in, std::size_t n, std::uint8_t* out) noexcept;
   void (*narrow_bf16)(const float* in, std::size_t n, std::uint8_t* out) noexcept;
 
-  // x [n] -> codes [n], one a byte; scale, minimum [ceil(n / group_size)] as f16 bits. At most
-  // kMaxGroups groups.
-  void (*quantize_affine)(const float* x, std::size_t n, std::size_t group_size, int bit_width,
-                          Upcoming upcoming, std::uint8_t* codes, std::uint16_t* scale,
-                          std::uint16_t* minimum, ErrorSums& sums) noexcept;
-  void (*quantize_q8)(const float* x, std::size_t n, Upcoming upcoming, std::int8_t* codes,
-                      std::uint16_t* scale, ErrorSums& sums) noexcept;
+  // Quantize n weights of `type` from any address, in at most kMaxGroups groups. The next stretch
+  // is expected behind them, and may be fetched into the cache: reading the ranges is faster than
+  // memory, encoding slower.
+  void (*quantize_affine)(const std::uint8_t* in, FloatType type, std::size_t n,
+                          std::size_t group_size, int bit_width, const AffineStretch& out) noexcept;
+  void (*quantize_q8)(const std::uint8_t* in, FloatType type, std::size_t n,
+                      const Q8Stretch& out) noexcept;
 
   void (*dequantize_affine)(const std::uint8_t* codes, std::size_t n, std::size_t group_size,
                             const std::uint16_t* scale, const std::uint16_t* minimum,

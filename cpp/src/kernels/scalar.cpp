@@ -27,48 +27,70 @@ float round_even(float value) noexcept {
   return (value + kShift) - kShift;
 }
 
-// The f32 part of the error sums (see kSumBlock).
-class BlockSums {
+// The error sums of a stretch (see kSumBlock).
+class StretchSums {
  public:
-  explicit BlockSums(ErrorSums& sums) noexcept : sums_(sums) {}
-  ~BlockSums() { flush(); }
-  BlockSums(const BlockSums&) = delete;
-  BlockSums& operator=(const BlockSums&) = delete;
+  explicit StretchSums(ErrorSums& sums) noexcept : sums_(sums) {}
+  ~StretchSums() { flush(); }
+  StretchSums(const StretchSums&) = delete;
+  StretchSums& operator=(const StretchSums&) = delete;
 
   void add(float source, float decoded, std::size_t lane) noexcept {
     const float error = decoded - source;
-    squared_error_[lane] += error * error;
-    source_energy_[lane] += source * source;
-    decoded_energy_[lane] += decoded * decoded;
-    const float distance = std::fabs(error);
-    float& largest = sums_.max_error[lane];
-    largest = largest > distance ? largest : distance;
+    const float square = error * error;
+    block_.squared_error[lane] += square;
+    block_.source_energy[lane] += source * source;
+    float& largest = sums_.max_squared_error[lane];
+    largest = largest > square ? largest : square;
   }
 
-  // To be called after every kSumBlock weights of a group, and at its end.
-  void end_block(std::size_t n) noexcept {
-    pending_ += n;
-    if (pending_ >= kSumBlock) {
+  // To be called after every kSumBlock weights of a group, and at its end, with their codes.
+  template <class Code>
+  void end_block(const Code* codes, std::size_t n, float scale, float minimum) noexcept {
+    sums_.decoded_energy[blocks_] += decoded_energy(codes, n, scale, minimum);
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+      pending_.squared_error[lane] += block_.squared_error[lane];
+      pending_.source_energy[lane] += block_.source_energy[lane];
+    }
+    block_ = {};
+    if (++blocks_ == kLanes) {
       flush();
     }
   }
 
  private:
+  struct Sums {
+    float squared_error[kLanes] = {};
+    float source_energy[kLanes] = {};
+  };
+
+  template <class Code>
+  static double decoded_energy(const Code* codes, std::size_t n, float scale,
+                               float minimum) noexcept {
+    std::int32_t sum = 0;
+    std::int32_t squared_sum = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      sum += codes[i];
+      squared_sum += codes[i] * codes[i];
+    }
+    const auto s = static_cast<double>(scale);
+    const auto m = static_cast<double>(minimum);
+    return ((s * s) * squared_sum + ((s + s) * m) * sum) + static_cast<double>(n) * (m * m);
+  }
+
   void flush() noexcept {
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
-      sums_.squared_error[lane] += static_cast<double>(squared_error_[lane]);
-      sums_.source_energy[lane] += static_cast<double>(source_energy_[lane]);
-      sums_.decoded_energy[lane] += static_cast<double>(decoded_energy_[lane]);
-      squared_error_[lane] = source_energy_[lane] = decoded_energy_[lane] = 0.0F;
+      sums_.squared_error[lane] += static_cast<double>(pending_.squared_error[lane]);
+      sums_.source_energy[lane] += static_cast<double>(pending_.source_energy[lane]);
     }
-    pending_ = 0;
+    pending_ = {};
+    blocks_ = 0;
   }
 
   ErrorSums& sums_;
-  float squared_error_[kLanes] = {};
-  float source_energy_[kLanes] = {};
-  float decoded_energy_[kLanes] = {};
-  std::size_t pending_ = 0;
+  Sums block_;
+  Sums pending_;
+  std::size_t blocks_ = 0;
 };
 
 void add_magnitude(float low, float high, ErrorSums& sums) noexcept {
@@ -99,68 +121,116 @@ void narrow_bf16(const float* in, std::size_t n, std::uint8_t* out) noexcept {
   }
 }
 
-void quantize_group(const float* x, std::size_t n, float levels, std::size_t first_lane,
-                    std::uint8_t* codes, std::uint16_t& scale_bits, std::uint16_t& minimum_bits,
-                    BlockSums& block, ErrorSums& sums) noexcept {
-  float low = x[0];
-  float high = x[0];
-  for (std::size_t i = 1; i < n; ++i) {
-    low = x[i] < low ? x[i] : low;
-    high = x[i] > high ? x[i] : high;
-  }
-  add_magnitude(low, high, sums);
-  low += 0.0F;  // which of -0 and +0 came first must not show
-  const bool constant = low == high;
-  minimum_bits = constant ? half_nearest(low) : half_down(low);
-  const float minimum = half_to_float(minimum_bits);
-  scale_bits = constant ? std::uint16_t{0} : half_up((high - minimum) / levels);
-  const float scale = half_to_float(scale_bits);
-  const float inverse = scale > 0.0F ? 1.0F / scale : 0.0F;
-  for (std::size_t i = 0; i < n; ++i) {
-    const float steps = (x[i] - minimum) * inverse;
-    const float code = round_even(steps < levels ? steps : levels);  // NaN becomes `levels`
-    codes[i] = static_cast<std::uint8_t>(code);
-    block.add(x[i], code * scale + minimum, (first_lane + i) % kLanes);
-    if ((i + 1) % kSumBlock == 0 || i + 1 == n) {
-      block.end_block(i % kSumBlock + 1);
+void pack(const std::uint8_t* codes, std::size_t n, int bit_width, std::uint8_t* packed) noexcept {
+  const std::size_t per_byte = 8U / static_cast<unsigned>(bit_width);
+  for (std::size_t begin = 0; begin < n; begin += per_byte) {
+    unsigned byte = 0;
+    for (std::size_t i = begin; i < std::min(begin + per_byte, n); ++i) {
+      byte |= static_cast<unsigned>(codes[i]) << ((i - begin) * static_cast<unsigned>(bit_width));
     }
+    packed[begin / per_byte] = static_cast<std::uint8_t>(byte);
   }
 }
 
-void quantize_affine(const float* x, std::size_t n, std::size_t group_size, int bit_width,
-                     Upcoming /*upcoming*/, std::uint8_t* codes, std::uint16_t* scale,
-                     std::uint16_t* minimum, ErrorSums& sums) noexcept {
+// n <= kSumBlock weights as f32.
+const float* load_block(const std::uint8_t* in, FloatType type, std::size_t n,
+                        float* buffer) noexcept {
+  switch (type) {
+    case FloatType::f32:
+      std::memcpy(buffer, in, n * sizeof(float));
+      break;
+    case FloatType::f16:
+      widen_f16(in, n, buffer);
+      break;
+    case FloatType::bf16:
+      widen_bf16(in, n, buffer);
+      break;
+  }
+  return buffer;
+}
+
+// Calls visit(first, x, n) for every block of `in` [n].
+template <class Visit>
+void for_each_block(const std::uint8_t* in, FloatType type, std::size_t n,
+                    const Visit& visit) noexcept {
+  float buffer[kSumBlock];
+  for (std::size_t first = 0; first < n; first += kSumBlock) {
+    const std::size_t count = std::min(kSumBlock, n - first);
+    visit(first, load_block(in + first * bytes_per_element(type), type, count, buffer), count);
+  }
+}
+
+struct Range {
+  float low, high;
+};
+
+Range range_of(const std::uint8_t* in, FloatType type, std::size_t n) noexcept {
+  Range range{};
+  for_each_block(in, type, n, [&range](std::size_t first, const float* x, std::size_t count) {
+    float low = first == 0 ? x[0] : range.low;
+    float high = first == 0 ? x[0] : range.high;
+    for (std::size_t i = 0; i < count; ++i) {
+      low = x[i] < low ? x[i] : low;
+      high = x[i] > high ? x[i] : high;
+    }
+    range = {low, high};
+  });
+  return range;
+}
+
+void quantize_affine(const std::uint8_t* in, FloatType type, std::size_t n, std::size_t group_size,
+                     int bit_width, const AffineStretch& out) noexcept {
   const auto levels = static_cast<float>((1 << bit_width) - 1);
-  BlockSums block(sums);
-  std::size_t group = 0;
-  for (std::size_t begin = 0; begin < n; begin += group_size, ++group) {
-    quantize_group(x + begin, std::min(group_size, n - begin), levels, begin, codes + begin,
-                   scale[group], minimum[group], block, sums);
+  StretchSums sums(out.sums);
+  for (std::size_t begin = 0, group = 0; begin < n; begin += group_size, ++group) {
+    const std::size_t size = std::min(group_size, n - begin);
+    const std::uint8_t* x_bytes = in + begin * bytes_per_element(type);
+    auto [low, high] = range_of(x_bytes, type, size);
+    add_magnitude(low, high, out.sums);
+    low += 0.0F;  // which of -0 and +0 came first must not show
+    const bool constant = low == high;
+    out.minimum[group] = constant ? half_nearest(low) : half_down(low);
+    const float minimum = half_to_float(out.minimum[group]);
+    out.scale[group] = constant ? std::uint16_t{0} : half_up((high - minimum) / levels);
+    const float scale = half_to_float(out.scale[group]);
+    const float inverse = scale > 0.0F ? 1.0F / scale : 0.0F;
+    std::uint8_t codes[kSumBlock];
+    for_each_block(x_bytes, type, size, [&](std::size_t first, const float* x, std::size_t count) {
+      for (std::size_t i = 0; i < count; ++i) {
+        const float steps = (x[i] - minimum) * inverse;
+        const float code = round_even(steps < levels ? steps : levels);  // NaN becomes `levels`
+        codes[i] = static_cast<std::uint8_t>(code);
+        sums.add(x[i], code * scale + minimum, i % kLanes);
+      }
+      sums.end_block(codes, count, scale, minimum);
+      const std::size_t bit = (begin + first) * static_cast<std::size_t>(bit_width);
+      pack(codes, count, bit_width, out.codes + bit / 8);
+    });
   }
 }
 
-void quantize_q8(const float* x, std::size_t n, Upcoming /*upcoming*/, std::int8_t* codes,
-                 std::uint16_t* scale, ErrorSums& sums) noexcept {
+void quantize_q8(const std::uint8_t* in, FloatType type, std::size_t n,
+                 const Q8Stretch& out) noexcept {
   constexpr std::size_t kGroup = 32;
-  BlockSums block(sums);
+  StretchSums sums(out.sums);
   for (std::size_t begin = 0, group = 0; begin < n; begin += kGroup, ++group) {
-    const std::size_t end = std::min(begin + kGroup, n);
-    float high = 0.0F;
-    for (std::size_t i = begin; i < end; ++i) {
-      const float magnitude = std::fabs(x[i]);
-      high = magnitude > high ? magnitude : high;
-    }
-    add_magnitude(high, high, sums);
-    scale[group] = half_up(high / 127.0F);
-    const float step = half_to_float(scale[group]);
-    const float inverse = step > 0.0F ? 1.0F / step : 0.0F;
-    for (std::size_t i = begin; i < end; ++i) {
-      const float steps = x[i] * inverse;
-      const float code = round_even(steps < 127.0F ? steps : 127.0F);  // NaN becomes 127
-      codes[i] = static_cast<std::int8_t>(code);
-      block.add(x[i], static_cast<float>(codes[i]) * step, i % kLanes);
-    }
-    block.end_block(end - begin);
+    const std::size_t size = std::min(kGroup, n - begin);
+    const std::uint8_t* x_bytes = in + begin * bytes_per_element(type);
+    const auto [low, high] = range_of(x_bytes, type, size);
+    add_magnitude(low, high, out.sums);
+    out.scale[group] = half_up(std::max(std::fabs(low), std::fabs(high)) / 127.0F);
+    const float scale = half_to_float(out.scale[group]);
+    const float inverse = scale > 0.0F ? 1.0F / scale : 0.0F;
+    std::int8_t* codes = out.codes + begin;
+    for_each_block(x_bytes, type, size, [&](std::size_t, const float* x, std::size_t count) {
+      for (std::size_t i = 0; i < count; ++i) {
+        const float steps = x[i] * inverse;
+        const float code = round_even(steps < 127.0F ? steps : 127.0F);  // NaN becomes 127
+        codes[i] = static_cast<std::int8_t>(code);
+        sums.add(x[i], code * scale, i % kLanes);
+      }
+      sums.end_block(codes, count, scale, 0.0F);
+    });
   }
 }
 
@@ -182,17 +252,6 @@ void dequantize_q8(const std::int8_t* codes, std::size_t n, const std::uint16_t*
   constexpr std::size_t kGroup = 32;
   for (std::size_t i = 0; i < n; ++i) {
     out[i] = static_cast<float>(codes[i]) * half_to_float(scale[i / kGroup]);
-  }
-}
-
-void pack(const std::uint8_t* codes, std::size_t n, int bit_width, std::uint8_t* packed) noexcept {
-  const std::size_t per_byte = 8U / static_cast<unsigned>(bit_width);
-  for (std::size_t begin = 0; begin < n; begin += per_byte) {
-    unsigned byte = 0;
-    for (std::size_t i = begin; i < std::min(begin + per_byte, n); ++i) {
-      byte |= static_cast<unsigned>(codes[i]) << ((i - begin) * static_cast<unsigned>(bit_width));
-    }
-    packed[begin / per_byte] = static_cast<std::uint8_t>(byte);
   }
 }
 
