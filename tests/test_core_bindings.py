@@ -73,7 +73,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {
             "scale": PARAMETERS,
             "zero_point": PARAMETERS,
-            "weight": WEIGHT,
+            "num_weights": WEIGHT,
             "activation_bits": 8,
             "threshold": 0.3,
         },

@@ -75,9 +75,9 @@ void bind_jumps(py::module_& m) {
       .def_readonly("boundary_score", &BoundaryJumps::boundary_score)
       .def_readonly("severity", &BoundaryJumps::severity);
   m.def("boundary_jumps", &boundary_jumps,
-        "Jumps at time-group boundaries, per layer [layers, time_groups - 1] and for the model "
-        "[time_groups - 1], averaged with `num_weights` [layers]. scale, zero_point: [layers, "
-        "time_groups]. severity: -1 none, 0 low, 1 medium, 2 high.",
+        R"(Jumps at time-group boundaries, per layer [layers, time_groups - 1] and for the model
+[time_groups - 1], averaged with `num_weights` [layers]. scale, zero_point: [layers,
+time_groups]. severity: -1 none, 0 low, 1 medium, 2 high.)",
         arg("scale").noconvert(), arg("zero_point").noconvert(), arg("num_weights").noconvert(),
         arg("activation_bits"), arg("threshold"));
   m.def("severity_of", &thermoq::severity_of,

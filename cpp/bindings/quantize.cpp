@@ -130,35 +130,32 @@ void bind_quantize(py::module_& m) {
       .def_readonly("infinity_count", &QuantizationError::infinity_count);
   m.attr("MAX_MAGNITUDE") = static_cast<double>(thermoq::kMaxMagnitude);
   m.attr("Q8_GROUP_SIZE") = thermoq::kQ8GroupSize;
-  m.def(
-      "quantize_affine", &quantize_affine,
-      "Quantize a row-major matrix to 2 or 4 bits by round-to-nearest, an f16 scale and minimum "
-      "per "
-      "group.\n\nsource: bytes [rows * cols * itemsize] of `type`. Returns codes [rows, "
-      "ceil(cols * bit_width / 8)], scale and minimum as f16 bits [rows, ceil(cols / group_size)], "
-      "and the error. Raises ValueError for a bit width or group size that affine lacks, or a "
-      "source of another size.",
-      arg("source").noconvert(), arg("type"), arg("rows"), arg("cols"), arg("bit_width"),
-      arg("group_size"), arg("threads") = 0);
+  m.def("quantize_affine", &quantize_affine,
+        R"(Quantize a row-major matrix to 2 or 4 bits by round-to-nearest.
+
+source: bytes [rows * cols * itemsize] of `type`. Returns codes
+[rows, ceil(cols * bit_width / 8)],
+scale and minimum as f16 bits [rows, ceil(cols / group_size)], and the error. Raises ValueError
+for a bit width or group size that affine lacks, or a source of another size.)",
+        arg("source").noconvert(), arg("type"), arg("rows"), arg("cols"), arg("bit_width"),
+        arg("group_size"), arg("threads") = 0);
   m.def("quantize_q8", &quantize_q8,
-        "Quantize a row-major matrix to 8 bits with sign, an f16 scale per 32 weights.\n\nReturns "
-        "codes [rows, cols], scale as f16 bits [rows, ceil(cols / 32)], and the error.",
+        R"(Quantize a row-major matrix to 8 bits with sign, an f16 scale per 32 weights.
+
+Returns codes [rows, cols], scale as f16 bits [rows, ceil(cols / 32)], and the error.)",
         arg("source").noconvert(), arg("type"), arg("rows"), arg("cols"), arg("threads") = 0);
   m.def("dequantize_affine", &dequantize_affine,
-        "Decode to bytes [rows * cols * itemsize] of `type`: scale * code + minimum in f32, then "
-        "rounded "
-        "half to even. Raises ValueError for arrays of another size.",
+        R"(Decode to bytes [rows * cols * itemsize] of `type`: scale * code + minimum in f32, then
+rounded half to even. Raises ValueError for arrays of another size.)",
         arg("codes").noconvert(), arg("scale").noconvert(), arg("minimum").noconvert(), arg("rows"),
         arg("cols"), arg("bit_width"), arg("group_size"), arg("type"), arg("threads") = 0);
   m.def("dequantize_q8", &dequantize_q8,
-        "Decode to bytes [rows * cols * itemsize] of `type`: scale * code in f32, then rounded "
-        "half to "
-        "even. Raises ValueError for arrays of another size.",
+        R"(Decode to bytes [rows * cols * itemsize] of `type`: scale * code in f32, then rounded
+half to even. Raises ValueError for arrays of another size.)",
         arg("codes").noconvert(), arg("scale").noconvert(), arg("rows"), arg("cols"), arg("type"),
         arg("threads") = 0);
   m.def("convert", &convert,
-        "Rewrite elements of one type as another, rounded half to even. Returns the bytes and how "
-        "many "
-        "finite elements became infinite.",
+        R"(Rewrite elements of one type as another, rounded half to even. Returns the bytes and how
+many finite elements became infinite.)",
         arg("source").noconvert(), arg("from_type"), arg("to_type"), arg("threads") = 0);
 }

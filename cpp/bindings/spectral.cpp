@@ -17,9 +17,8 @@ double largest_squared_singular_value(const Bytes& source, thermoq::FloatType ty
 void bind_spectral(py::module_& m) {
   using py::arg;
   m.def("largest_squared_singular_value", &largest_squared_singular_value,
-        "sigma_1(W)^2 by `iterations` steps of the power iteration: a lower bound. "
-        "`frobenius_norm` is "
-        "||W||_F; 0 gives 0.",
+        R"(sigma_1(W)^2 by `iterations` steps of the power iteration: a lower bound.
+`frobenius_norm` is ||W||_F; 0 gives 0.)",
         arg("source").noconvert(), arg("type"), arg("rows"), arg("cols"), arg("frobenius_norm"),
         arg("iterations"), arg("seed"), arg("threads") = 0);
 }

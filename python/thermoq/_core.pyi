@@ -81,22 +81,45 @@ class BoundaryJumps:
     @property
     def zero_point_jump(self) -> numpy.typing.NDArray[numpy.float64]: ...
 
-def available_simd_levels() -> list[str]: ...
+def available_simd_levels() -> list[str]:
+    """
+    Levels of this build and CPU, best first.
+    """
+
 def boundary_jumps(
     scale: numpy.typing.NDArray[numpy.float64],
     zero_point: numpy.typing.NDArray[numpy.float64],
-    weight: numpy.typing.NDArray[numpy.float64],
+    num_weights: numpy.typing.NDArray[numpy.float64],
     activation_bits: int,
     threshold: float,
-) -> BoundaryJumps: ...
-def compiler() -> str: ...
+) -> BoundaryJumps:
+    """
+    Jumps at time-group boundaries, per layer [layers, time_groups - 1] and for the model
+    [time_groups - 1], averaged with `num_weights` [layers]. scale, zero_point: [layers,
+    time_groups]. severity: -1 none, 0 low, 1 medium, 2 high.
+    """
+
+def compiler() -> str:
+    """
+    Compiler and version.
+    """
+
 def convert(
     source: numpy.typing.NDArray[numpy.uint8],
     from_type: FloatType,
     to_type: FloatType,
     threads: int = 0,
-) -> tuple[numpy.typing.NDArray[numpy.uint8], int]: ...
-def default_threads() -> int: ...
+) -> tuple[numpy.typing.NDArray[numpy.uint8], int]:
+    """
+    Rewrite elements of one type as another, rounded half to even. Returns the bytes and how
+    many finite elements became infinite.
+    """
+
+def default_threads() -> int:
+    """
+    The threads that `threads = 0` stands for.
+    """
+
 def dequantize_affine(
     codes: numpy.typing.NDArray[numpy.uint8],
     scale: numpy.typing.NDArray[numpy.uint16],
@@ -107,7 +130,12 @@ def dequantize_affine(
     group_size: int,
     type: FloatType,
     threads: int = 0,
-) -> numpy.typing.NDArray[numpy.uint8]: ...
+) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    Decode to bytes [rows * cols * itemsize] of `type`: scale * code + minimum in f32, then
+    rounded half to even. Raises ValueError for arrays of another size.
+    """
+
 def dequantize_q8(
     codes: numpy.typing.NDArray[numpy.int8],
     scale: numpy.typing.NDArray[numpy.uint16],
@@ -115,8 +143,17 @@ def dequantize_q8(
     cols: int,
     type: FloatType,
     threads: int = 0,
-) -> numpy.typing.NDArray[numpy.uint8]: ...
-def has_openmp() -> bool: ...
+) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    Decode to bytes [rows * cols * itemsize] of `type`: scale * code in f32, then rounded
+    half to even. Raises ValueError for arrays of another size.
+    """
+
+def has_openmp() -> bool:
+    """
+    Whether the build found OpenMP.
+    """
+
 def largest_squared_singular_value(
     source: numpy.typing.NDArray[numpy.uint8],
     type: FloatType,
@@ -126,10 +163,19 @@ def largest_squared_singular_value(
     iterations: int,
     seed: int,
     threads: int = 0,
-) -> float: ...
+) -> float:
+    """
+    sigma_1(W)^2 by `iterations` steps of the power iteration: a lower bound.
+    `frobenius_norm` is ||W||_F; 0 gives 0.
+    """
+
 def pack_codes(
     codes: numpy.typing.NDArray[numpy.uint8], rows: int, cols: int, bit_width: int, threads: int = 0
-) -> numpy.typing.NDArray[numpy.uint8]: ...
+) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    Pack codes [rows, cols], one a byte, to [rows, ceil(cols * bit_width / 8)], low bits first.
+    """
+
 def quantize_affine(
     source: numpy.typing.NDArray[numpy.uint8],
     type: FloatType,
@@ -143,26 +189,54 @@ def quantize_affine(
     numpy.typing.NDArray[numpy.uint16],
     numpy.typing.NDArray[numpy.uint16],
     QuantizationError,
-]: ...
+]:
+    """
+    Quantize a row-major matrix to 2 or 4 bits by round-to-nearest.
+
+    source: bytes [rows * cols * itemsize] of `type`. Returns codes
+    [rows, ceil(cols * bit_width / 8)],
+    scale and minimum as f16 bits [rows, ceil(cols / group_size)], and the error. Raises ValueError
+    for a bit width or group size that affine lacks, or a source of another size.
+    """
+
 def quantize_q8(
     source: numpy.typing.NDArray[numpy.uint8],
     type: FloatType,
     rows: int,
     cols: int,
     threads: int = 0,
-) -> tuple[
-    numpy.typing.NDArray[numpy.int8], numpy.typing.NDArray[numpy.uint16], QuantizationError
-]: ...
-def set_simd_level(level: str) -> None: ...
-def severity_of(scale_jump: float, zero_point_jump: float, threshold: float) -> Severity: ...
-def simd_level() -> str: ...
+) -> tuple[numpy.typing.NDArray[numpy.int8], numpy.typing.NDArray[numpy.uint16], QuantizationError]:
+    """
+    Quantize a row-major matrix to 8 bits with sign, an f16 scale per 32 weights.
+
+    Returns codes [rows, cols], scale as f16 bits [rows, ceil(cols / 32)], and the error.
+    """
+
+def set_simd_level(level: str) -> None:
+    """
+    Switch the level for the whole process; every level gives the same bits.
+    """
+
+def severity_of(scale_jump: float, zero_point_jump: float, threshold: float) -> Severity:
+    """
+    How bad a boundary with these jumps is; NONE unless the larger one exceeds `threshold`.
+    """
+
+def simd_level() -> str:
+    """
+    The SIMD level in use; raises ValueError if THERMOQ_SIMD asks for one that is not there.
+    """
+
 def unpack_codes(
     packed: numpy.typing.NDArray[numpy.uint8],
     rows: int,
     cols: int,
     bit_width: int,
     threads: int = 0,
-) -> numpy.typing.NDArray[numpy.uint8]: ...
+) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    Undo `pack_codes`: one code a byte, [rows, cols].
+    """
 
 MAX_MAGNITUDE: float = 65504.0
 Q8_GROUP_SIZE: int = 32

@@ -59,8 +59,15 @@ struct AffineEncoder {
     }
   }
 
-  static void store_few(const std::int8_t* codes, std::size_t n, std::uint8_t* out) noexcept {
-    kScalarKernels.pack(reinterpret_cast<const std::uint8_t*>(codes), n, kBits, out);
+  // n <= 8 codes, in the lower half of a vector.
+  static void store_few(__m128i codes, std::size_t n, std::uint8_t* out) noexcept {
+    __m128i packed = _mm_maddubs_epi16(codes, _mm_set1_epi16(kBits == 2 ? 0x0401 : 0x1001));
+    if constexpr (kBits == 2) {
+      packed = _mm_madd_epi16(packed, _mm_set1_epi32(0x00100001));
+      packed = _mm_packus_epi32(packed, packed);
+    }
+    const std::int32_t bytes = _mm_cvtsi128_si32(_mm_packus_epi16(packed, packed));
+    std::memcpy(out, &bytes, (n * kBits + 7) / 8);
   }
 };
 
@@ -83,8 +90,10 @@ struct Q8Encoder {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permutevar8x32_epi32(codes, order));
   }
 
-  static void store_few(const std::int8_t* codes, std::size_t n, std::int8_t* out) noexcept {
-    std::memcpy(out, codes, n);
+  static void store_few(__m128i codes, std::size_t n, std::int8_t* out) noexcept {
+    std::int8_t bytes[8];
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(bytes), codes);
+    std::memcpy(out, bytes, n);
   }
 };
 
@@ -94,7 +103,8 @@ struct BlockSums {
   __m256 source_energy = _mm256_setzero_ps();
   __m256 max_squared_error = _mm256_setzero_ps();
   __m256i codes = _mm256_setzero_si256();          // 32-bit integers
-  __m256i squared_codes = _mm256_setzero_si256();  // 16-bit integers
+  __m256i squared_codes = _mm256_setzero_si256();  // 32-bit integers
+  __m256i squared_pairs = _mm256_setzero_si256();  // 16-bit integers, to be added to the squares
 
   void add(__m256 source, __m256 decoded) noexcept {
     const __m256 error = _mm256_sub_ps(decoded, source);
@@ -108,7 +118,24 @@ struct BlockSums {
   void add_codes(__m256i bytes) noexcept {
     bytes = _mm256_abs_epi8(bytes);
     codes = _mm256_add_epi32(codes, _mm256_sad_epu8(bytes, _mm256_setzero_si256()));
-    squared_codes = _mm256_add_epi16(squared_codes, _mm256_maddubs_epi16(bytes, bytes));
+    squared_pairs = _mm256_add_epi16(squared_pairs, _mm256_maddubs_epi16(bytes, bytes));
+  }
+
+  // At most 8 codes in the lower half. Their squares always go to the same lanes, for which 16 bits
+  // are too few.
+  void add_few_codes(__m128i few) noexcept {
+    const __m256i bytes = _mm256_zextsi128_si256(_mm_abs_epi8(few));
+    codes = _mm256_add_epi32(codes, _mm256_sad_epu8(bytes, _mm256_setzero_si256()));
+    squared_codes =
+        _mm256_add_epi32(squared_codes, sums_of_pairs(_mm256_maddubs_epi16(bytes, bytes)));
+  }
+
+  __m256i all_squared_codes() const noexcept {
+    return _mm256_add_epi32(squared_codes, sums_of_pairs(squared_pairs));
+  }
+
+  static __m256i sums_of_pairs(__m256i words) noexcept {
+    return _mm256_madd_epi16(words, _mm256_set1_epi16(1));
   }
 };
 
@@ -128,9 +155,8 @@ class PendingBlocks {
     squared_error_ = _mm256_add_ps(squared_error_, block.squared_error);
     source_energy_ = _mm256_add_ps(source_energy_, block.source_energy);
     max_squared_error_ = _mm256_max_ps(max_squared_error_, block.max_squared_error);
-    const __m256i squares = _mm256_madd_epi16(block.squared_codes, _mm256_set1_epi16(1));
     const __m256i shifted = _mm256_slli_epi32(block.codes, kSquareBits);
-    codes_[size_] = _mm256_castsi256_ps(_mm256_add_epi32(shifted, squares));
+    codes_[size_] = _mm256_castsi256_ps(_mm256_add_epi32(shifted, block.all_squared_codes()));
     scale_[size_] = scale;
     minimum_[size_] = minimum;
     count_[size_] = static_cast<float>(n);
@@ -153,8 +179,7 @@ class PendingBlocks {
 
  private:
   // A block's sum of squared codes, at most 256 * 15^2 or 32 * 127^2, and its sum of codes, at most
-  // 32 * 127, share 32 bits while lanes are added. (In 16 bits, a lane has at most 16 * 15^2 or
-  // 2 * 127^2.)
+  // 32 * 127, share 32 bits while lanes are added.
   static constexpr int kSquareBits = 20;
 
   void flush() noexcept {
@@ -201,29 +226,25 @@ class PendingBlocks {
   _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T0);
 }
 
-// n < 32 weights, the rest of a group. Apart, to keep the loops over whole groups small.
+// Eight 32-bit codes as bytes in the lower half of a vector.
+inline __m128i narrow(__m256i codes) noexcept {
+  const __m128i words =
+      _mm_packs_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+  return _mm_packs_epi16(words, _mm_setzero_si128());
+}
+
+// The last n < 8 weights of a row. Apart, to keep the loops over whole vectors small.
 template <class Source, class Encoder>
-[[gnu::noinline]] void encode_few(const std::uint8_t* in, std::size_t n, const Encoder& encoder,
-                                  typename Encoder::Output* out, BlockSums& sums) noexcept {
-  std::int32_t wide[32] = {};
-  std::int8_t codes[32] = {};
-  for (std::size_t i = 0; i < n; i += kLanes) {
-    const std::uint8_t* eight = in + i * Source::kBytes;
-    const bool whole = n - i >= kLanes;
-    const __m256 v = whole ? Source::load(eight, 0) : load_few<Source>(eight, n - i, false);
-    const __m256i code = encoder.encode(v);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(wide + i), code);
-    // Beyond the end source and decoded weight are 0, which changes no sum.
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i count = _mm256_set1_epi32(static_cast<std::int32_t>(n - i));
-    const __m256 inside = _mm256_castsi256_ps(_mm256_cmpgt_epi32(count, lane));
-    sums.add(v, _mm256_and_ps(encoder.decode(code), inside));
-  }
-  for (std::size_t i = 0; i < n; ++i) {
-    codes[i] = static_cast<std::int8_t>(wide[i]);
-  }
-  sums.add_codes(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
-  Encoder::store_few(codes, n, out);
+[[gnu::noinline]] void encode_tail(const std::uint8_t* in, std::size_t n, const Encoder& encoder,
+                                   typename Encoder::Output* out, BlockSums& sums) noexcept {
+  const __m256i count = _mm256_set1_epi32(static_cast<std::int32_t>(n));
+  const __m256i inside = _mm256_cmpgt_epi32(count, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  const __m256 v = load_few<Source>(in, n, false);
+  const __m256i code = _mm256_and_si256(encoder.encode(v), inside);
+  // Beyond the end source and decoded weight are 0, which changes no sum.
+  sums.add(v, _mm256_and_ps(encoder.decode(code), _mm256_castsi256_ps(inside)));
+  sums.add_few_codes(narrow(code));
+  Encoder::store_few(narrow(code), n, out);
 }
 
 // Encodes `in` [n], n <= kSumBlock, from lane 0 on; only at a row's end is n no multiple of the
@@ -255,8 +276,13 @@ template <class Source, class Encoder>
     sums.add_codes(bytes);
     Encoder::store(bytes, Encoder::at(out, i));
   }
+  for (; i + kLanes <= n; i += kLanes) {
+    const __m128i bytes = narrow(encode(i));
+    sums.add_few_codes(bytes);
+    Encoder::store_few(bytes, kLanes, Encoder::at(out, i));
+  }
   if (i < n) {
-    encode_few<Source>(in + i * Source::kBytes, n - i, encoder, Encoder::at(out, i), sums);
+    encode_tail<Source>(in + i * Source::kBytes, n - i, encoder, Encoder::at(out, i), sums);
   }
   return sums;
 }
@@ -323,9 +349,10 @@ template <class Source, int kBits>
 template <class Source, int kBits>
 void affine_of_any_group_size(const std::uint8_t* in, std::size_t n, std::size_t group_size,
                               const AffineStretch& out) noexcept {
-  constexpr std::size_t kDefaultGroupSize = 64;
-  if (group_size == kDefaultGroupSize) {
-    affine<Source, kBits>(in, n, kDefaultGroupSize, out);
+  if (group_size == 64) {  // the default
+    affine<Source, kBits>(in, n, 64, out);
+  } else if (group_size == 32) {
+    affine<Source, kBits>(in, n, 32, out);
   } else {
     affine<Source, kBits>(in, n, group_size, out);
   }
