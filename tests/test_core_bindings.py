@@ -159,7 +159,7 @@ def test_other_group_sizes_are_refused(name: str, group_size: int) -> None:
 
 @pytest.mark.parametrize("scale", [np.ones(4), np.ones((1, 2, 4)), np.ones((2, 0))])
 def test_parameters_are_a_table(scale: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"^scale: expected \[layers, groups\]"):
+    with pytest.raises(ValueError, match=r"^scale: expected \[layers, time_groups\]"):
         call("boundary_jumps", scale=scale)
 
 
