@@ -141,7 +141,7 @@ int main(int argc, char** argv) {
     quantize_q8(m, {reinterpret_cast<std::int8_t*>(codes.data()), scale.data()}, threads);
   };
   const auto power = [&](const MatrixView& m) {
-    largest_squared_singular_value(m, std::sqrt(energy), 1, 0, threads);
+    squared_norms(m, std::sqrt(energy), 1, 0, threads);
   };
   const std::vector<Case> cases = {
       {"minmax INT2, f32 source", FloatType::f32, 0.60, affine(2)},

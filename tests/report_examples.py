@@ -259,7 +259,7 @@ def _thermodynamic(
             schedule="cosine (no scheduler configuration found)",
             num_timesteps=NUM_TIMESTEPS,
             num_layers_with_time_parameters=len(timed),
-            worst_layers=[layer.name for layer in worst[:5]],
+            worst_layers=[f"{row.component}/{row.name}".lstrip("/") for row in worst[:5]],
         ),
         "patterns": _patterns([row.boundary_idx for row in violations]),
         "assessment": _assessment(mean if known else None, violations),
@@ -304,7 +304,7 @@ def _assessment(score: float | None, violations: list[Violation]) -> Assessment:
     band = next(name for name, limit in bands if score < limit)
     return Assessment(
         band=band,
-        title=f"{band.capitalize()} baseline",
+        title=f"Smoothness: {band}",
         verdict=f"The parameters keep {score:.0%} of the smoothness that they could have; "
         f"{len(violations)} of the boundaries exceed the threshold.",
         characteristics=[
@@ -313,6 +313,7 @@ def _assessment(score: float | None, violations: list[Violation]) -> Assessment:
                 expected="0.65 to 0.78",
                 actual=f"{score:.4f}",
                 met=0.65 <= score <= 0.78,
+                better="above" if score > 0.78 else None,
             ),
             Characteristic(
                 name="Violations",
@@ -320,7 +321,13 @@ def _assessment(score: float | None, violations: list[Violation]) -> Assessment:
                 actual=str(len(violations)),
                 met=len(violations) <= 3,
             ),
-            Characteristic(name="Cosine similarity", expected="≥ 0.70", actual="0.9432", met=True),
+            Characteristic(
+                name="Cosine similarity",
+                expected="≥ 0.70",
+                actual="0.9432",
+                met=True,
+                of_weights=True,
+            ),
         ],
         causes=["No calibration: the ranges come from the noise schedule, not from data."],
         actions=["Increase the number of time groups.", "Try INT4: `--bit-width 4`."],
@@ -436,10 +443,10 @@ def _provenance(model_name: str) -> Provenance:
         input_fingerprint="sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         calibration_fingerprint=None,
         times_s={
-            "total": 4.81,
-            "quantization": 3.2,
-            "parameter source": 0.91,
-            "validation": 0.012,
-            "writing": 0.6,
+            "total_s": 4.81,
+            "plan_s": 0.0271,
+            "quantize_s": 3.2,
+            "validation_s": 0.012,
+            "write_s": 0.6,
         },
     )

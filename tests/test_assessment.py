@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ def figures(score: float | None, **given: Any) -> Figures:
         violations=given.pop("violations", []),
         cosine_similarity=given.pop("cosine_similarity", 0.9),
         parameter_source=given.pop("parameter_source", "noise-schedule prior"),
+        relative_squared_error=given.pop("relative_squared_error", None),
     )
 
 
@@ -39,7 +41,7 @@ def run(**given: Any) -> Run:
     return Run(**{**usual, "num_timesteps": 1000, **given})
 
 
-def rows(assessment: Assessment) -> dict[str, tuple[str, str, bool]]:
+def rows(assessment: Assessment) -> dict[str, tuple[str, str, bool | None]]:
     return {
         row.name: (row.expected, row.actual, row.met)
         for row in (*assessment.characteristics, *assessment.phase_targets)
@@ -63,16 +65,21 @@ def test_a_good_baseline_against_all_expectations() -> None:
         boundary_scores=[0.45, 0.89, 0.72],
         violations=violations("high", "medium"),
         cosine_similarity=0.7156,
+        relative_squared_error=0.0412,
     )
     found = assess(given, run())
-    assert found.title == "Good baseline"
+    assert found.title == "Smoothness: good"
     assert found.verdict == (
-        "The smoothness score of 0.7234 is that of a good baseline (0.70 to 0.78); 2 of 3 "
-        "boundaries exceed the threshold. The activation parameters were modelled from the noise "
-        "schedule, not measured."
+        "The smoothness score of 0.7234 lies in the band good (0.70 to 0.78); 2 of 3 boundaries "
+        "exceed the threshold. The activation parameters were modelled from the noise schedule, "
+        "not measured. The score says nothing about the quantized weights: their relative squared "
+        "error is 0.0412."
     )
     assert rows(found) == {
-        "Violations": ("0 to 3, mostly low or medium", "2, 1 of them high", True),
+        "Violations in a good baseline": (
+            *("0 to 3, mostly low or medium", "2: 1 high, 1 medium"),
+            False,
+        ),
         "Boundary scores": ("mostly above 0.60", "2 of 3", True),
         "Cosine similarity": ("at least 0.70", "0.7156", True),
         "Smoothness score": ("0.65 to 0.78", "0.7234", True),
@@ -80,7 +87,7 @@ def test_a_good_baseline_against_all_expectations() -> None:
         "Highest boundary score": ("0.95 to 1.00", "0.8900 (below)", False),
         "Mean boundary score": ("0.70 to 0.80", "0.6867 (below)", False),
         "Standard deviation of boundary scores": ("0.10 to 0.20", "0.1812", True),
-        "Violation count": ("0 to 5, typically 1 to 3", "2", True),
+        "Violations in any baseline": ("0 to 5, typically 1 to 3", "2", True),
         "Phase 2 target": ("0.82 or more", "0.7234", False),
         "Phase 3 target": ("0.90 or more", "0.7234", False),
     }
@@ -97,7 +104,7 @@ def test_a_poor_baseline_lists_the_signs_of_one() -> None:
     found = assess(given, run())
     sign = "Sign of a poor baseline: "
     assert rows(found)[sign + "violations"] == (
-        *("4 or more, high among them", "3, 2 of them high"),
+        *("4 or more, high among them", "3: 2 high, 1 medium"),
         False,
     )
     assert rows(found)[sign + "boundary scores"] == ("several below 0.50", "2 of 3", True)
@@ -114,7 +121,10 @@ def test_a_poor_baseline_lists_the_signs_of_one() -> None:
 
 def test_an_excellent_baseline() -> None:
     found = assess(figures(0.92, violations=violations("low"), cosine_similarity=0.95), run())
-    assert rows(found)["Violations"] == ("0 or 1, of low severity", "1, 0 of them high", True)
+    assert rows(found)["Violations in an excellent baseline"] == (
+        *("0 or 1, of low severity", "1: 1 low"),
+        True,
+    )
     assert rows(found)["Boundary scores"] == ("all above 0.70", "3 of 3", True)
     assert rows(found)["Cosine similarity"] == ("above 0.75", "0.9500", True)
     assert rows(found)["Smoothness score"] == ("0.65 to 0.78", "0.9200 (above)", False)
@@ -122,7 +132,7 @@ def test_an_excellent_baseline() -> None:
     assert found.next_command == "thermoq export out out-dense"
     assert found.actions[-1].startswith("Export the dense weights")
     medium = assess(figures(0.92, violations=violations("medium")), run())
-    assert rows(medium)["Violations"][2] is False
+    assert rows(medium)["Violations in an excellent baseline"][2] is False
     assert (
         rows(assess(figures(0.9, cosine_similarity=0.75), run()))["Cosine similarity"][2] is False
     )
@@ -130,8 +140,8 @@ def test_an_excellent_baseline() -> None:
 
 def test_typical_is_held_against_the_good_ones_expectations() -> None:
     given = figures(0.68, violations=violations("high", "high", "low", "low"))
-    assert rows(assess(given, run()))["Violations"] == (
-        *("0 to 3, mostly low or medium", "4, 2 of them high"),
+    assert rows(assess(given, run()))["Violations in a good baseline"] == (
+        *("0 to 3, mostly low or medium", "4: 2 high, 2 low"),
         False,
     )
 
@@ -141,7 +151,7 @@ def test_no_score() -> None:
     assert (found.band, found.title) == (None, "No smoothness score")
     assert found.characteristics == []
     assert found.next_command == "thermoq inspect dream-7b"
-    assert rows(found)["Phase 2 target"] == ("0.82 or more", "none", False)
+    assert rows(found)["Phase 2 target"] == ("0.82 or more", "no boundary", None)
 
 
 def test_one_time_group() -> None:
@@ -149,6 +159,7 @@ def test_one_time_group() -> None:
     assert (found.band, found.title) == ("excellent", "One time group, so nothing can jump")
     assert "a single time group has no boundary" in found.verdict
     assert [row.name for row in found.characteristics] == ["Cosine similarity"]
+    assert [row.met for row in found.phase_targets] == [None, None]
     assert "--num-time-groups 4" in found.next_command
     one_step = run(num_time_groups=1, num_timesteps=1)
     assert assess(figures(1.0, boundary_scores=[]), one_step).next_command.startswith(
@@ -187,10 +198,28 @@ def test_measured_parameters_are_not_called_a_model() -> None:
         (0.6, 0.6, {"bit_width": 4, "carried": ("--group-size", "64")},
          "--output out-int4-g8 --bit-width 4 --num-time-groups 8 --group-size 64"),
         (0.6, 0.9, {"output": "."},
-         "--output thermoq-int2-g8 --bit-width 2 --num-time-groups 8"),
+         "--output ../here-int2-g8 --bit-width 2 --num-time-groups 8"),
+        (0.6, 0.9, {"output": "dream-7b-int2"},
+         "--output dream-7b-int2-g8 --bit-width 2 --num-time-groups 8"),
+        (0.6, 0.9, {"output": "x-g8-int4-g2"},
+         "--output x-int2-g8 --bit-width 2 --num-time-groups 8"),
+        # A name that tells of other settings than were used.
+        (0.6, 0.9, {"output": "x-int2-g8/"},
+         "--output x-int2-g8-next --bit-width 2 --num-time-groups 8"),
+        (0.6, 0.9, {"output": "-int2"},
+         "--output -int2-int2-g8 --bit-width 2 --num-time-groups 8"),
     ],
 )  # fmt: skip
-def test_next_command(score: float, cosine: float, given: dict[str, Any], expected: str) -> None:
+def test_next_command(
+    score: float,
+    cosine: float,
+    given: dict[str, Any],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     found = assess(figures(score, cosine_similarity=cosine), run(**given))
     assert found.next_command == f"thermoq baseline --model dream-7b {expected}"
 
@@ -220,3 +249,52 @@ def test_paths_are_quoted_and_the_command_is_the_one_that_ran() -> None:
         "--output",
         "o u t-int2-g8",
     ]
+
+
+def test_nothing_is_advised_inside_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x-int2-g8").mkdir()
+    monkeypatch.chdir(tmp_path / "x-int2-g8")
+    assert assess(figures(0.9), run(output=".")).next_command == "thermoq export . ../x-dense"
+    assert "--output ../x-int2-g8-next" in assess(figures(0.6), run(output=".")).next_command
+    above = f"../../{tmp_path.name}-dense"
+    assert assess(figures(0.9), run(output="..")).next_command == f"thermoq export .. {above}"
+
+
+def test_more_time_groups_change_no_weight_and_the_action_says_so() -> None:
+    (action,) = (a for a in assess(figures(0.6), run()).actions if "time groups" in a)
+    assert action.endswith("Under the prior this changes the score, not the weights.")
+    measured = assess(figures(0.6, parameter_source="calibration"), run()).actions
+    assert not any("Under the prior" in text for text in measured)
+
+
+@pytest.mark.parametrize(("error", "bit_width", "advised"), [
+    (0.09, 2, 4), (0.09, 4, 8), (0.09, 8, None), (0.04, 2, None), (None, 2, None),
+])  # fmt: skip
+def test_poor_weights_are_given_more_bits(
+    error: float | None, bit_width: int, advised: int | None
+) -> None:
+    found = assess(figures(0.9, relative_squared_error=error), run(bit_width=bit_width))
+    assert (f"--bit-width {advised}" in found.next_command) == (advised is not None)
+    assert any("this changes the weights" in a for a in found.actions) == (advised is not None)
+    assert any("relative squared error is above 0.05" in c for c in found.causes) == (error == 0.09)
+
+
+def test_what_is_better_than_expected_is_told_from_what_is_worse() -> None:
+    high = assess(figures(0.92, boundary_scores=[0.91, 0.92, 0.93]), run())
+    better = {row.name: row.better for row in high.characteristics if row.better}
+    assert better == {
+        "Smoothness score": "above",
+        "Lowest boundary score": "above",
+        "Mean boundary score": "above",
+        "Standard deviation of boundary scores": "below",
+    }
+    low = assess(figures(0.5, boundary_scores=[0.1, 0.5, 0.9]), run())
+    assert not any(row.better for row in low.characteristics)
+    assert [row.bad_sign for row in low.characteristics] == [True] * 3 + [False] * 6
+
+
+def test_no_perfect_cosine_where_it_is_not_one() -> None:
+    row = assess(figures(0.7, cosine_similarity=0.99999), run()).characteristics[2]
+    assert (row.actual, row.of_weights) == ("0.99999", True)

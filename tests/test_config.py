@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import BaseModel
 from thermoq.config import LayerRule, QuantizationConfig, load_config
@@ -166,6 +167,29 @@ def test_layers_of_the_python_interface() -> None:
     assert [rule.match for rule in config.layers] == ["a", "b"]  # fmt: skip
 
 
+def test_numpy_scalars_are_numbers() -> None:
+    given = {
+        "bit_width": np.int64(4), "smoothness_threshold": np.float64(0.2), "seed": np.uint8(7),
+        "validation": np.bool_(False), "components": np.array(["vae"]).tolist(),
+        "layers": ({"match": np.str_("a"), "group_size": np.int32(8)},),
+    }  # fmt: skip
+    config = load_config(None, given)
+    assert (config.bit_width, config.seed, config.components) == (4, 7, ("vae",))
+    assert not config.thermodynamic.validation.enabled
+    assert config.layers == (LayerRule(match="a", group_size=8),)
+
+
+@pytest.mark.parametrize(
+    ("source", "got"), [({"bit_width": 2}, "{bit_width: 2}"), ([1], "a list"), (3, "3")]
+)
+def test_a_configuration_of_another_type(source: Any, got: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        load_config(source)
+    assert str(raised.value) == (
+        f"config: expected a QuantizationConfig or the path of a YAML file, got {got}"
+    )
+
+
 def test_flags_over_a_configuration() -> None:
     base = QuantizationConfig(group_size=64, layers=(LayerRule(match="a", skip=True),))
     assert load_config(base) == base
@@ -181,6 +205,11 @@ def test_flags_over_a_configuration() -> None:
     ("overrides", "message"),
     [
         ({"bit_width": 3}, "--bit-width: expected 2, 4 or 8, got 3"),
+        ({"bit_width": np.int64(3)}, "--bit-width: expected 2, 4 or 8, got 3"),
+        ({"bit_width": np.array([2, 4])}, "--bit-width: expected 2, 4 or 8, got [2 4]"),
+        ({"bit_width": np.eye(2)}, "--bit-width: expected 2, 4 or 8, got [[1. 0.] [0. 1.]]"),
+        ({"method": "lsq"}, "--method: expected minmax (others are not in this version), got "
+         "'lsq'"),
         ({"threads": -1}, "--threads: expected an integer from 0 (all cores) to 1024, got -1"),
         ({"num_time_groups": 0}, "--num-time-groups: expected an integer of at least 1, got 0"),
         ({"max_shard_size": "x"}, "--max-shard-size: expected a size of at least one byte such as "
@@ -219,15 +248,23 @@ BAD_VALUES = [
     (["group_size: 0"], 2, "group_size: expected a multiple of 8, or null, got 0"),
     (["bit_width: 8", "group_size: 64"], 3,
      "group_size: expected 32 or null (bit_width 8 has groups of 32), got 64"),
-    (["encoding: coded"], 2, "encoding: expected affine or null, got 'coded'"),
+    (["encoding: coded"], 2,
+     "encoding: expected affine (others are not in this version), got 'coded'"),
     (["encoding: q8"], 2, "encoding: expected affine or null, got 'q8'"),
     (["bit_width: 8", "encoding: affine"], 3,
      "encoding: expected null (bit_width 8 is stored as q8), got 'affine'"),
     (["super_block: 1"], 2, "super_block: expected null (not in this version of thermoq), got 1"),
     (["scale_bits: 4"], 2, "scale_bits: expected null (not in this version of thermoq), got 4"),
     (["minimum_bits: 4"], 2, "minimum_bits: expected null (not in this version of thermoq), got 4"),
-    (["method: lsq"], 2, "method: expected minmax or null, got 'lsq'"),
-    (["rotation: hadamard"], 2, "rotation: expected none or null, got 'hadamard'"),
+    (["method: lsq"], 2, "method: expected minmax (others are not in this version), got 'lsq'"),
+    (["rotation: hadamard"], 2,
+     "rotation: expected none (others are not in this version), got 'hadamard'"),
+    (["encoding: trellis"], 2,
+     "encoding: expected affine (others are not in this version), got 'trellis'"),
+    (["method: hessian"], 2,
+     "method: expected minmax (others are not in this version), got 'hessian'"),
+    (["method: mse"], 2, "method: expected minmax or null, got 'mse'"),
+    (["rotation: random"], 2, "rotation: expected none or null, got 'random'"),
     (["num_time_groups: 0"], 2, "num_time_groups: expected an integer of at least 1, got 0"),
     (["num_time_groups: 4.5"], 2, "num_time_groups: expected an integer of at least 1, got 4.5"),
     (["activation_bits: 2"], 2, "activation_bits: expected 4 or 8, got 2"),

@@ -56,14 +56,14 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         _core.convert,
         {"source": BYTES, "from_type": F32, "to_type": FloatType.F16},
     ),
-    "largest_squared_singular_value": (
-        _core.largest_squared_singular_value,
+    "squared_norms": (
+        _core.squared_norms,
         {
             "source": BYTES,
             "type": F32,
             "rows": 2,
             "cols": 3,
-            "frobenius_norm": 1.0,
+            "magnitude": 1.0,
             "iterations": 1,
             "seed": 0,
         },

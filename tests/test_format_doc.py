@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -14,7 +15,14 @@ import pytest
 import thermoq
 from conftest import Run
 from thermoq import _core
-from thermoq.checkpoint.manifest import CopiedTensor, Manifest, QuantizedTensor, TimeGroupTable
+from thermoq.checkpoint.manifest import (
+    SCHEDULE_KINDS,
+    CopiedTensor,
+    Manifest,
+    QuantizedTensor,
+    ScheduleEntry,
+    TimeGroupTable,
+)
 from thermoq.weights import Matrix, Scheme, quantize
 
 DOCUMENT = (Path(__file__).parents[1] / "docs/format.md").read_text(encoding="utf-8")
@@ -26,6 +34,7 @@ Reader = Callable[[Path, str], np.ndarray]
 def read_tensor() -> Reader:
     """The function that the document ends with."""
     (block,) = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.M | re.S)
+    assert len(block.splitlines()) < 45
     namespace: dict[str, Any] = {}
     exec(compile(block, "docs/format.md", "exec"), namespace)
     function: Reader = namespace["read_tensor"]
@@ -118,17 +127,28 @@ def test_every_key_is_described(quantized: Quantized) -> None:
     run = quantized("dream", "BF16")
     entry = json.loads((run.output / "config.json").read_text())["quantization_config"]
     keys = {
-        *(key for model in (Manifest, TimeGroupTable, CopiedTensor, QuantizedTensor)
+        *(key
+          for model in (Manifest, TimeGroupTable, ScheduleEntry, CopiedTensor, QuantizedTensor)
           for key in model.model_fields),
         *entry,
+        "tensors_sha256",
     }  # fmt: skip
     missing = {key for key in keys if f"`{key}`" not in DOCUMENT}
     assert missing == set()
+    assert all(f'`"{kind}"`' in DOCUMENT for kind in SCHEDULE_KINDS)
+
+
+def test_the_lines_of_the_checksum(run: Run) -> None:
+    (lines,) = re.findall(r"^    (text = .*)\n    (tensors_sha256 = .*)$", DOCUMENT, re.M)
+    manifest = json.loads((run.output / run.component / "thermoq.json").read_text("utf-8"))
+    namespace: dict[str, Any] = {"json": json, "hashlib": hashlib, "manifest": manifest}
+    exec("\n".join(lines), namespace)
+    assert namespace["tensors_sha256"] == manifest["tensors_sha256"]
 
 
 def test_keys_are_present_where_the_tables_say(run: Run) -> None:
     manifest = json.loads((run.output / run.component / "thermoq.json").read_text())
-    assert manifest.keys() == set(Manifest.model_fields)
+    assert manifest.keys() == {*Manifest.model_fields, "tensors_sha256"}
     everywhere = {"encoding", "shape", "source_dtype"}
     of_matrices = {"layer_class", "bit_width", "group_size", "row_dimension"}
     for entry in manifest["tensors"].values():

@@ -20,7 +20,8 @@ EXPECTED = """
 DiT
   modulation transformer_blocks.3.norm1.linear proj_out_1
   sensitive transformer_blocks.3.norm1.emb.timestep_embedder.linear_1
-  sensitive transformer_blocks.3.norm1.emb.class_embedder.embedding_table pos_embed.proj proj_out_2
+  sensitive pos_embed.proj proj_out_2
+  table transformer_blocks.3.norm1.emb.class_embedder.embedding_table y_embedder.embedding_table
   body transformer_blocks.3.attn1.to_q transformer_blocks.27.attn1.to_out.0
   body transformer_blocks.3.ff.net.0.proj transformer_blocks.3.ff.net.2
 PixArt
@@ -43,14 +44,15 @@ Flux in its own names
   modulation final_layer.adaLN_modulation.1
   body double_blocks.0.img_attn.qkv
 Qwen-Image
-  sensitive img_in txt_in
+  sensitive img_in txt_in transformer_blocks.0.img_mlp.gate transformer_blocks.0.moe.gate
+  table time_text_embed.addition_t_embedding
   modulation transformer_blocks.0.img_mod.1 transformer_blocks.0.txt_mod.1
   body transformer_blocks.0.img_mlp.net.0.proj
 Wan
   sensitive patch_embedding condition_embedder.text_embedder.linear_1
   sensitive condition_embedder.image_embedder.ff.net.0.proj proj_out
   modulation condition_embedder.time_proj
-  body blocks.0.attn1.to_q blocks.39.ffn.net.2
+  body blocks.0.attn1.to_q blocks.39.ffn.net.2 motion_encoder.conv_in motion_encoder.conv_out
 HunyuanVideo
   sensitive x_embedder.proj context_embedder.proj_in
   sensitive context_embedder.time_text_embed.timestep_embedder.linear_1
@@ -69,7 +71,9 @@ Sana, LTX, CogVideoX, AuraFlow, Chroma
   sensitive time_step_proj.linear_1 proj_in audio_proj_out
   body transformer_blocks.0.ff.conv_inverted joint_transformer_blocks.0.attn.to_add_out
 U-Net
-  sensitive conv_in conv_out time_embedding.linear_2 add_embedding.linear_1 class_embedding
+  sensitive conv_in conv_out time_embedding.linear_2 add_embedding.linear_1
+  sensitive class_embedding.linear_1
+  table class_embedding
   modulation down_blocks.0.resnets.1.time_emb_proj mid_block.resnets.0.time_emb_proj
   body down_blocks.0.attentions.0.proj_in up_blocks.3.attentions.2.proj_out
   body transformer_in.proj_in mid_block.resnets.0.conv1 up_blocks.0.upsamplers.0.conv
@@ -82,6 +86,10 @@ LLaDA
   table model.transformer.wte
   sensitive model.transformer.ff_out
   body model.transformer.blocks.0.ff_out model.transformer.blocks.31.attn_out
+MDLM
+  sensitive backbone.output_layer.linear backbone.sigma_map.mlp.0
+  modulation backbone.blocks.0.adaLN_modulation backbone.output_layer.adaLN_modulation
+  body backbone.blocks.0.attn_qkv backbone.blocks.11.mlp.2
 LLaDA 2
   table model.word_embeddings
   sensitive model.layers.1.mlp.gate
@@ -130,6 +138,7 @@ NOT_A_LAYER = "not a layer weight (name does not end in weight)"
         ("cls_token", (1, 1, 8), "F16", NOT_A_LAYER),
         ("conv.weight_v", (8, 8), "F16", NOT_A_LAYER),
         ("a.lightweight", (8, 8), "F16", NOT_A_LAYER),
+        ("motion_encoder.motion_synthesis_weight", (512, 20), "BF16", "basis, not a layer weight"),
         ("attn.norm_q.weight", (24, 64), "BF16", "normalisation weight"),
         ("ln_1.weight", (8, 1, 1), "BF16", "normalisation weight"),
     ],
@@ -152,6 +161,9 @@ def test_names_that_are_weights_without_a_dot(name: str) -> None:
         ("deconv.weight", (8, 4, 2, 2), 1),
         ("up_blocks.0.resnets_in.0.shortcut_up_sample.weight", (8, 8, 2, 2), 1),
         ("proj_out_conv.weight", (8, 4, 2), 1),
+        ("up_upscalers.0.1.weight", (8, 4, 2, 2), 1),
+        ("up_upscalers.0.1.blocks.1.weight", (8, 4, 1, 1), 0),
+        ("down_downscalers.1.1.weight", (8, 4, 2, 2), 0),
         ("deconv.weight", (8, 4), 0),
         ("conv_in.weight", (8, 4, 3, 3), 0),
         ("patch_embedding.weight", (8, 4, 1, 2, 2), 0),
@@ -178,7 +190,7 @@ def test_bits() -> None:
 SMALL = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2}
 MODELS: list[tuple[str, dict[str, Any], dict[str, int]]] = [
     ("DiTTransformer2DModel", {**SMALL, "norm_num_groups": 2, "num_embeds_ada_norm": 10},
-     {"modulation": 3, "sensitive": 8}),
+     {"modulation": 3, "sensitive": 6, "table": 2}),
     ("SD3Transformer2DModel", {**SMALL, "caption_projection_dim": 16},
      {"modulation": 5, "sensitive": 7}),
     ("FluxTransformer2DModel", {**SMALL, "num_single_layers": 1, "axes_dims_rope": (2, 2, 4)},

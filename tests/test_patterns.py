@@ -90,3 +90,45 @@ def test_other_strings() -> None:
         "Zero-point jumps: max=40.0%, avg=13.3%",
     ]
     assert common_violation_patterns([]) == []
+
+
+def test_early_and_late_halves_do_not_contradict_each_other() -> None:
+    # The bundled model's jumps; its boundary scores are 0.924, 0.656 and 0.669.
+    early, late = find_patterns([violation(1, 0.688), violation(2, 0.662)], 4, [749.0, 499.0, 249])
+    assert early.cause == (
+        "1 of 2 violations lies at the first 2 of 3 boundaries, counted from noise to clean, the "
+        "rest at the last. The largest jump among them is 0.69, at boundary 1 (t = 499)."
+    )
+    assert late.cause == (
+        "1 of 2 violations lies at the last of 3 boundaries, counted from noise to clean, the "
+        "rest at the first 2. The largest jump among them is 0.66, at boundary 2 (t = 249)."
+    )
+    assert "2 of 4 time groups come after boundary 1 and would start from" in early.impact
+    assert "1 of 4 time groups comes after boundary 2 and could still" in late.impact
+
+
+def test_texts_hold_this_runs_numbers() -> None:
+    (uniform,) = find_patterns([violation(i, 0.4 + i / 100) for i in range(5)], 10)
+    assert uniform.cause == (
+        "5 of 9 boundaries exceed the threshold: there the time groups are wide for how quickly "
+        "the parameters change. The largest jump is 0.44, at boundary 4."
+    )
+    (severe,) = find_patterns([violation(4, 0.2, 0.7)], 10)
+    assert severe.cause == (
+        "1 of 1 violation jumps by more than 0.5, while 8 of 9 boundaries stay within the "
+        "threshold. The largest jump is 0.70, at boundary 4."
+    )
+    (late,) = find_patterns([violation(8, 0.4)], 10)
+    assert late.cause.startswith("1 of 1 violation lies at the last 3 of 9 boundaries, counted")
+    for found in (uniform, severe, late):
+        assert "This version quantizes no activations" in found.impact
+        assert "changes the score, not the weights" in found.advice
+
+
+@pytest.mark.parametrize("num_time_groups", range(1, 9))
+def test_the_windows_of_early_and_late_share_nothing(num_time_groups: int) -> None:
+    for mask in range(1, 2 ** (num_time_groups - 1)):
+        at = [i for i in range(num_time_groups - 1) if mask >> i & 1]
+        found = kinds(dict.fromkeys(at, 0.4), num_time_groups)
+        if {"early", "late"} <= found.keys():  # what "the rest" stands for in the texts
+            assert sorted(found["early"] + found["late"]) == at

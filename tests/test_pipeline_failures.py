@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
+import json
 import signal
 import subprocess
 import sys
@@ -193,6 +197,8 @@ class Killing:
             os.kill(os.getpid(), signal.SIGKILL)
 
 source, output, what, limit = sys.argv[1:]
+if what == "files":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(limit), int(limit)))
 if what == "limit":
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 try:
@@ -200,6 +206,7 @@ try:
         source,
         output,
         overwrite=True,
+        max_shard_size=1 if what == "files" else None,
         progress=Killing() if what == "kill" else None,
         html_report=output + ".html" if what == "limit" else None,
     )
@@ -254,6 +261,68 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, limit: int, existing: bool) 
     assert {path.name for path in tmp_path.iterdir()} == {"dream"} | (
         {"out"} if existing else set()
     )
+
+
+def test_more_shards_than_files_can_be_open(tmp_path: Path) -> None:
+    maker = models.Maker("F32")
+    for number in range(100):
+        maker.add(f"blocks.{number}.fc.weight", 8, 16)
+    write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
+    write_json(tmp_path / "in/config.json", {})
+    done = in_subprocess(tmp_path / "in", tmp_path / "out", "files", 40)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(models.safetensors_files(tmp_path / "out")) == 100
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
+    thermoq.verify(tmp_path / "out")
+
+
+def test_an_output_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    """As when two runs were started with the same output."""
+    source, output = models.dream(tmp_path / "dream", "BF16"), tmp_path / "out"
+    report = tmp_path / "r.json"
+    report.write_text("an earlier one")
+
+    def another_run() -> None:
+        thermoq.quantize(source, output, bit_width=8)
+
+    with pytest.raises(InputError, match=r"out: already exists; --overwrite replaces it$"):
+        thermoq.quantize(source, output, report=report, progress=Interrupting(another_run))
+    assert thermoq.inspect(output).quantized
+    manifest = json.loads((output / "thermoq.json").read_text())
+    assert manifest["bit_width"] == 8
+    assert report.read_text() == "an earlier one"
+    assert {path.name for path in tmp_path.iterdir()} == {"dream", "out", "r.json"}
+
+
+def test_a_carried_file_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = models.dream(tmp_path / "dream", "BF16")
+    (source / "notes.txt").write_text("text")
+    real_open = open
+
+    class Broken(io.FileIO):
+        def readinto(self, buffer: Any) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def opening(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if Path(path) == source / "notes.txt":
+            return Broken(path)
+        return real_open(path, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "open", opening)
+    message = rf"^{source / 'notes.txt'}: cannot be read: Input/output error$"
+    with pytest.raises(InputError, match=message):
+        thermoq.quantize(source, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"dream"}
+
+
+@pytest.mark.parametrize("method", ["lsq", 3])
+def test_the_baseline_has_one_method(tmp_path: Path, method: Any) -> None:
+    source = models.dream(tmp_path / "dream", "BF16")
+    with pytest.raises(UsageError, match=rf"^baseline: expected method minmax, got {method}$"):
+        thermoq.baseline(source, tmp_path / "out", method=method)
+    thermoq.baseline(source, tmp_path / "out", method="minmax")
 
 
 @pytest.mark.skipif(

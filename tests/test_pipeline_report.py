@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 import reference
 import thermoq
 from conftest import Run
+from safetensors_files import write_json, write_safetensors
+from thermoq.config import QuantizationConfig
 from thermoq.report.model import LayerRow, LayerTimeParameters
 
 Quantized = Callable[[str, str], Run]
@@ -117,6 +120,97 @@ def test_tables_are_out_of_the_headline(quantized: Quantized) -> None:
     assert rows["lm_head.weight"].in_headline
 
 
+def test_only_what_runs_at_every_timestep_is_in_the_headline(
+    quantized: Quantized, tmp_path: Path
+) -> None:
+    alone = quantized("dit", "F32")
+    report = thermoq.quantize(alone.source, tmp_path / "out", components=["vae"])
+    rows = [row for row in report.layers if row.component == "vae"]
+    assert rows
+    assert {(row.in_headline, row.time_parameters) for row in rows} == {(False, None)}
+    assert report.thermodynamics == alone.report.thermodynamics
+    assert report.boundary_scores == alone.report.boundary_scores
+
+
+def test_without_a_denoiser_there_are_no_scores(quantized: Quantized, tmp_path: Path) -> None:
+    shutil.copytree(quantized("dit", "F32").source / "vae", tmp_path / "in/vae")
+    report = thermoq.quantize(tmp_path / "in", tmp_path / "out", components=["vae"])
+    assert (report.smoothness_score, report.parameter_source) == (None, "none")
+    assert report.assessment is not None
+    assert report.assessment.band is None
+
+
+def test_a_carried_file_that_is_no_safetensors_counts_in_bytes_alone(tmp_path: Path) -> None:
+    source = models.dit(tmp_path / "in")
+    (source / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"not safetensors")
+    sizes = thermoq.quantize(source, tmp_path / "out").sizes
+    expected = 8 * sizes.directory_bytes / sizes.num_weights
+    assert sizes.bits_per_weight_directory == pytest.approx(expected)
+
+
+# Matrices that are copied because of their names.
+
+
+def with_experts(directory: Path, size: int) -> Path:
+    """A model of 6,400 layer weights and `size` x 64 weights that no name gives away."""
+    maker = models.Maker("BF16")
+    maker.linear("blocks.0.to_q", 100, 64, bias=False)
+    maker.add("blocks.0.experts.gate_up_proj", 1, size, 64)
+    maker.tensors["constants"] = ("F64", (900, 8), bytes(8 * 900 * 8))
+    maker.tensors["ids"] = ("I64", (900, 8), bytes(8 * 900 * 8))
+    write_safetensors(directory / "model.safetensors", maker.tensors)
+    write_json(directory / "config.json", {"model_type": "Dream"})
+    return directory
+
+
+def test_many_copied_matrices_are_warned_of(tmp_path: Path) -> None:
+    report = thermoq.quantize(with_experts(tmp_path / "in", 100), tmp_path / "out")
+    assert report.warnings == [
+        "model: 50% of the floating-point weights are copied, in matrices that are not named like "
+        "layer weights (largest: 'blocks.0.experts.gate_up_proj'); a `layers` rule with bit_width "
+        "that matches them quantizes them"
+    ]
+
+
+def test_few_copied_matrices_are_not_warned_of(tmp_path: Path) -> None:
+    report = thermoq.quantize(with_experts(tmp_path / "in", 5), tmp_path / "out")
+    assert report.warnings == []
+
+
+@pytest.mark.parametrize("rule", [{"bit_width": 4}, {"skip": True}])
+def test_a_rule_ends_the_warning(tmp_path: Path, rule: dict[str, object]) -> None:
+    source = with_experts(tmp_path / "in", 100)
+    layers = [{"match": "*.experts.*", **rule}]
+    report = thermoq.quantize(source, tmp_path / "out", config=QuantizationConfig(layers=layers))
+    assert report.warnings == []
+
+
+# The fingerprint.
+
+
+def fingerprint(source: Path, output: Path, **settings: object) -> str:
+    return thermoq.quantize(source, output, **settings).provenance.input_fingerprint
+
+
+def test_the_fingerprint_is_of_the_weights_not_of_the_folder(tmp_path: Path) -> None:
+    pipeline = models.dit(tmp_path / "pipeline")
+    shutil.copytree(pipeline / "transformer", tmp_path / "bare")
+    alone = fingerprint(pipeline, tmp_path / "out-1")
+    assert fingerprint(tmp_path / "bare", tmp_path / "out-2") == alone
+    both = fingerprint(pipeline, tmp_path / "out-3", components=["vae"])
+    assert both != alone
+    (pipeline / "vae").rename(pipeline / "autoencoder")
+    assert fingerprint(pipeline, tmp_path / "out-4", components=["autoencoder"]) == both
+    models.replace_tensors(
+        tmp_path / "bare/diffusion_pytorch_model.safetensors",
+        lambda tensors: {f"{name}_": tensor for name, tensor in tensors.items()},
+    )
+    assert fingerprint(tmp_path / "bare", tmp_path / "out-5") != alone
+
+
+# Sizes.
+
+
 def test_sizes_are_those_on_disk(run: Run) -> None:
     report, sizes = run.report, run.report.sizes
     source = file_bytes(run.source / run.component)
@@ -134,7 +228,11 @@ def test_sizes_are_those_on_disk(run: Run) -> None:
     assert sizes.num_weights == sum(int(np.prod(t[1])) for t in tensors.values())
     assert sizes.num_quantized_weights == sum(row.num_weights for row in report.layers)
     assert sizes.bits_per_weight_component == pytest.approx(8 * model / sizes.num_weights)
-    assert sizes.bits_per_weight_directory == pytest.approx(8 * directory / sizes.num_weights)
+    everything = sizes.num_weights
+    if run.name == "dit":  # its VAE is carried over
+        vae = models.read_tensors(run.source / "vae")
+        everything += sum(int(np.prod(t[1])) for t in vae.values())
+    assert sizes.bits_per_weight_directory == pytest.approx(8 * directory / everything)
     assert sizes.bits_per_weight_quantized == pytest.approx(
         8 * sizes.quantized_bytes / sizes.num_quantized_weights
     )

@@ -32,7 +32,7 @@ def test_bit_widths(quantized: Quantized, tmp_path: Path, bit_width: int) -> Non
     run = quantized("dit", "BF16")
     report = thermoq.quantize(run.source, tmp_path / "out", bit_width=bit_width)
     bits = {row.layer_class: row.bit_width for row in report.layers}
-    assert bits == {"body": bit_width, "modulation": max(4, bit_width), "sensitive": 8}
+    assert bits == {"body": bit_width, "modulation": max(4, bit_width), "sensitive": 8, "table": 8}
     assert report.nominal_compression_ratio == 16 / bit_width
     assert report.encoding == ("q8" if bit_width == 8 else "affine")
     assert report.smoothness_score == run.report.smoothness_score  # weights have no say in it
@@ -101,6 +101,34 @@ quantization:
     before = models.read_tensors(run.source / "transformer")
     after = models.read_tensors(tmp_path / "out/transformer")
     assert after[f"{block}.to_k.weight"] == before[f"{block}.to_k.weight"]
+
+
+def test_rules_without_effect_warn(quantized: Quantized, tmp_path: Path) -> None:
+    run = quantized("dit", "BF16")
+    config = write_config(
+        tmp_path,
+        """
+quantization:
+  layers:
+    - {match: "*.attn1.to_q.weight", bit_width: 8}
+    - {match: "*.attn1.to_q.*", group_size: 16}
+    - {match: "*.attn1.to_k.*", bit_width: 4}
+    - {match: "*.attn1.to_k.bias", bit_width: 8}
+    - {match: "*.bias", skip: true}
+    - {match: "proj_out_*.weight", group_size: 16}
+    - {match: "*.attn1.to_v.weight", group_size: 32}
+""",
+    )
+    report = thermoq.quantize(run.source, tmp_path / "out", config=config)
+    assert report.warnings == [
+        "layers: pattern '*.attn1.to_q.*' has no effect: what it matches is copied anyway, such as "
+        "transformer_blocks.0.attn1.to_q.bias (1-D)",
+        "layers: pattern '*.attn1.to_k.bias' has no effect: earlier patterns match the same "
+        "tensors",
+        "layers: pattern 'proj_out_*.weight' sets group_size 16, which does not apply to 1 of its "
+        "tensors, such as proj_out_2.weight (8 bits have groups of 32)",
+    ]
+    assert list(thermoq.inspect(run.source, config=config).notes) == report.warnings
 
 
 def test_equal_tensors_under_different_rules_are_both_stored(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -252,14 +253,27 @@ def test_uniform_groups_follow_the_formula(num_timesteps: int, data: st.DataObje
     count = data.draw(st.integers(1, num_timesteps))
     groups = uniform_time_groups(num_timesteps, count)
     assert len(groups) == count
-    for t in range(num_timesteps):
-        formula = math.floor((num_timesteps - 1 - t) * count / num_timesteps)
-        assert groups.group_of(t) == min(max(formula, 0), count - 1)
+    whole = range(num_timesteps)
+    fractional = data.draw(st.lists(st.floats(-2, num_timesteps + 1), max_size=50))
+    # The starts themselves and their neighbours, where rounding would show.
+    near = [f(s) for s in groups.starts for f in (float, after, before)]
+    for t in (*whole, *fractional, *near):
+        formula = math.floor((num_timesteps - 1 - Fraction(t)) * count / num_timesteps)
+        assert groups.group_of(t) == min(max(formula, 0), count - 1), t
     for g, (start, end, middle) in enumerate(
         zip(groups.starts, groups.ends, groups.middles, strict=True)
     ):
-        assert groups.group_of(start) == groups.group_of(end) == groups.group_of(middle) == g
-        assert middle == (start + end) / 2
+        members = [t for t in whole if groups.group_of(t) == g]
+        assert (math.floor(start), end) == (max(members), min(members))
+        assert middle == (max(members) + min(members)) / 2
+
+
+def after(t: float) -> float:
+    return math.nextafter(t, math.inf)
+
+
+def before(t: float) -> float:
+    return math.nextafter(t, -math.inf)
 
 
 def test_four_groups_of_a_thousand() -> None:
@@ -267,6 +281,14 @@ def test_four_groups_of_a_thousand() -> None:
     assert groups.starts == (999, 749, 499, 249)
     assert groups.ends == (750, 500, 250, 0)
     assert groups.middles == (874.5, 624.5, 374.5, 124.5)
+
+
+def test_three_groups_of_a_thousand_start_between_timesteps() -> None:
+    groups = uniform_time_groups(1000, 3)
+    assert groups.starts == pytest.approx((999, 665 + 2 / 3, 332 + 1 / 3))
+    assert groups.ends == (666, 333, 0)
+    assert groups.middles == (832.5, 499.0, 166.0)
+    assert [groups.group_of(t) for t in (666, 665.7, 665.5, 665)] == [0, 0, 1, 1]
 
 
 def test_fractional_timesteps_belong_to_the_noisier_group() -> None:
@@ -286,7 +308,10 @@ def test_group_count_is_checked(count: int) -> None:
     )
 
 
-@pytest.mark.parametrize("starts", [(), (8, 4), (9, 9), (9, 4, 5), (9, -1)])
-def test_group_starts_are_checked(starts: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    "starts",
+    [(), (8, 4), (9, 9), (9, 4, 5), (9, -1), (9, 4.5, 4.2), (9, -0.5), (9, math.nan), (math.inf,)],
+)
+def test_group_starts_are_checked(starts: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="expected starts to fall from 9"):
         TimeGroups(10, starts)

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import thermoq
 from conftest import Run
+from safetensors_files import write_json, write_safetensors
 from thermoq.checkpoint import stored_tensors
+from thermoq.checkpoint.manifest import tensors_checksum
 from thermoq.errors import InputError
 
 Quantized = Callable[[str, str], Run]
@@ -36,18 +38,21 @@ def manifest_of(root: Path) -> Path:
 
 
 def edit_manifest(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the manifest, and its checksum with it."""
     content = json.loads(manifest_of(root).read_text())
     change(content)
+    content["tensors_sha256"] = tensors_checksum(content["tensors"])
     manifest_of(root).write_text(json.dumps(content))
 
 
-def put(root: Path, part: str, values: bytes, position: int = 0) -> None:
+def put(root: Path, part: str, values: bytes, position: int = 0, path: Path | None = None) -> None:
     """Write bytes into a part, and the checksum that fits them into the manifest."""
-    stored = stored_tensors(weights_file(root))
+    path = path or weights_file(root)
+    stored = stored_tensors(path)
     tensor = stored[part]
-    data = bytearray(weights_file(root).read_bytes())
+    data = bytearray(path.read_bytes())
     data[tensor.offset + position : tensor.offset + position + len(values)] = values
-    weights_file(root).write_bytes(data)
+    path.write_bytes(data)
     name = part.rpartition(".")[0]
     parts = [stored[f"{name}.{suffix}"] for suffix in SUFFIXES if f"{name}.{suffix}" in stored]
     digest = sha256(b"".join(bytes(data[p.offset : p.offset + p.nbytes]) for p in parts))
@@ -216,8 +221,12 @@ REPEATED = "transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight
         (set_entry(AFFINE, "group_size", 32), rf"'{AFFINE}\.scale': expected F16 \[40, 2\], got"),
         (set_entry(AFFINE, "shape", [40, 41]), rf"'{AFFINE}\.codes': expected U8 \[40, 11\], got"),
         (set_entry("proj_out_2.bias", "shape", [17]), r"'proj_out_2\.bias': expected BF16 \[17\]"),
-        (set_entry("proj_out_2.bias", "sha256", None), "expected the checksum None"),
+        (set_entry("proj_out_2.bias", "sha256", None), "sha256 and same_as, got neither"),
         (set_entry("proj_out_2.bias", "sha256", "x"), "sha256: String should match pattern"),
+        (set_entry(REPEATED, "sha256", "0" * 64), "sha256 and same_as, got both"),
+        (lambda c: c.update(component="unet"), "component: expected 'transformer', got 'unet'"),
+        (lambda c: c.update(component=""), "component: expected 'transformer', got ''"),
+        (lambda c: c["schedule"].update(kind="x"), "expected a known schedule, got 'x'"),
         (set_entry(REPEATED, "same_as", "nothing"), "expected same_as to name a stored tensor"),
         (set_entry(REPEATED, "same_as", REPEATED), "expected same_as to name a stored tensor"),
         (set_entry(REPEATED, "same_as", AFFINE), f"expected the shape and encoding of '{AFFINE}'"),
@@ -231,6 +240,77 @@ def test_a_manifest_that_disagrees_with_the_files(
     edit_manifest(copied, change)
     with pytest.raises(InputError, match=message):
         thermoq.verify(copied)
+
+
+@pytest.mark.parametrize("key", ["row_dimension", "source_dtype", "layer_class"])
+def test_a_change_that_only_the_checksum_of_the_manifest_tells(copied: Path, key: str) -> None:
+    square = "transformer_blocks.0.attn1.to_q.weight"
+    content = json.loads(manifest_of(copied).read_text())
+    shape = content["tensors"][square]["shape"]
+    assert shape[0] == shape[1]
+    changed = {"row_dimension": 1, "source_dtype": "F32", "layer_class": "sensitive"}
+    content["tensors"][square][key] = changed[key]
+    manifest_of(copied).write_text(json.dumps(content))
+    for command in (thermoq.verify, thermoq.inspect):
+        with pytest.raises(InputError, match=r"expected tensors_sha256 .*entries have changed"):
+            command(copied)
+    with pytest.raises(InputError, match=r"thermoq\.json: expected tensors_sha256"):
+        thermoq.export(copied, copied.parent / "dense")
+    assert not (copied.parent / "dense").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("quant_method", "gptq", r"quant_method: expected 'thermoq', got 'gptq'$"),
+        ("format_version", 2, r"format_version: expected 1, got 2$"),
+        ("bit_width", 4, r"bit_width: expected 2, got 4$"),
+        ("bit_width", None, r"bit_width: expected 2, got None$"),
+    ],
+)
+def test_a_config_that_disagrees_with_the_manifest(
+    copied: Path, key: str, value: object, message: str
+) -> None:
+    path = copied / "transformer/config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"][key] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match=rf"quantization_config\.{message}") as caught:
+        thermoq.verify(copied)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_config_without_the_entry(copied: Path) -> None:
+    path = copied / "transformer/config.json"
+    path.write_text("{}")
+    with pytest.raises(InputError, match=r"config\.json: expected a quantization_config, got None"):
+        thermoq.verify(copied)
+    path.unlink()
+    with pytest.raises(InputError, match=r"config\.json: expected a quantization_config, got None"):
+        thermoq.verify(copied)
+
+
+def test_a_component_by_itself(copied: Path) -> None:
+    assert thermoq.verify(copied / "transformer").components == ("",)
+
+
+def test_spare_bits_though_the_checksum_fits(tmp_path: Path) -> None:
+    maker = models.Maker("BF16")
+    maker.add("odd.weight", 6, 43)  # 86 bits: the last byte of a row has two to spare
+    write_safetensors(tmp_path / "in/transformer/model.safetensors", maker.tensors)
+    write_json(tmp_path / "in/transformer/config.json", {})
+    root = tmp_path / "out"
+    thermoq.quantize(tmp_path / "in", root)
+    thermoq.verify(root)
+    path = root / "transformer/model.safetensors"
+    codes = stored_tensors(path)["odd.weight.codes"]
+    assert codes.shape == (6, 11)
+    position = 3 * 11 + 10
+    byte = path.read_bytes()[codes.offset + position] | 0x40
+    put(root, "odd.weight.codes", bytes([byte]), position, path)
+    message = r"'odd\.weight\.codes': expected 0 in the bits after the last code of row 3, got 0b1$"
+    with pytest.raises(InputError, match=message):
+        thermoq.verify(root)
 
 
 VALUES: tuple[Any, ...] = (
@@ -266,6 +346,8 @@ def test_random_changes_of_the_manifest_are_errors_of_one_line(
     for _ in range(300):
         changed = json.loads(original)
         change_something(changed if random.random() < 0.1 else changed["tensors"], random)
+        if "tensors" in changed:
+            changed["tensors_sha256"] = tensors_checksum(changed["tensors"])
         (root / "thermoq.json").write_text(json.dumps(changed))
         try:
             thermoq.inspect(root)

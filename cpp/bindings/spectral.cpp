@@ -1,24 +1,30 @@
 #include "thermoq/spectral.hpp"
 
+#include <pybind11/stl.h>
+
+#include <tuple>
+
 #include "bind.hpp"
 
 namespace {
 
-double largest_squared_singular_value(const Bytes& source, thermoq::FloatType type,
-                                      py::ssize_t rows, py::ssize_t cols, double frobenius_norm,
-                                      int iterations, std::uint64_t seed, int threads) {
+std::tuple<double, double> squared_norms(const Bytes& source, thermoq::FloatType type,
+                                         py::ssize_t rows, py::ssize_t cols, double magnitude,
+                                         int iterations, std::uint64_t seed, int threads) {
   const auto view = matrix_view(source, type, rows, cols);
   const py::gil_scoped_release unlocked;
-  return thermoq::largest_squared_singular_value(view, frobenius_norm, iterations, seed, threads);
+  const auto norms = thermoq::squared_norms(view, magnitude, iterations, seed, threads);
+  return {norms.spectral, norms.frobenius};
 }
 
 }  // namespace
 
 void bind_spectral(py::module_& m) {
   using py::arg;
-  m.def("largest_squared_singular_value", &largest_squared_singular_value,
-        R"(sigma_1(W)^2 by `iterations` steps of the power iteration: a lower bound.
-`frobenius_norm` is ||W||_F; 0 gives 0.)",
-        arg("source").noconvert(), arg("type"), arg("rows"), arg("cols"), arg("frobenius_norm"),
+  m.def("squared_norms", &squared_norms,
+        R"(sigma_1(W)^2 by `iterations` steps of the power iteration, a lower bound, and ||W||_F^2.
+
+`magnitude` is about ||W||_F; 0 gives zeros.)",
+        arg("source").noconvert(), arg("type"), arg("rows"), arg("cols"), arg("magnitude"),
         arg("iterations"), arg("seed"), arg("threads") = 0);
 }

@@ -44,9 +44,10 @@ void scale_by(std::vector<float>& v, double factor) {
   }
 }
 
-// out = W^T (W v), one pass over W.
+// out = W^T (W v), one pass over W; with `energy` [rows] also each row's ||x||^2.
 void multiply_gram(const MatrixView& matrix, const std::vector<float>& v, int threads,
-                   std::vector<float>& partials, std::vector<float>& out) {
+                   std::vector<float>& partials, std::vector<float>& out,
+                   std::vector<float>& energy) {
   const KernelTable& kernel = kernels();
   const std::size_t cols = matrix.cols;
   const std::size_t portions = portions_of(matrix);
@@ -60,6 +61,9 @@ void multiply_gram(const MatrixView& matrix, const std::vector<float>& v, int th
         for (std::size_t row = begin; row < end; ++row) {
           const float* x =
               load_floats(kernel, matrix.row(row), matrix.type, 0, cols, scratch.data());
+          if (!energy.empty()) {
+            energy[row] = kernel.dot(x, x, cols);
+          }
           kernel.add_scaled(kernel.dot(x, v.data(), cols), x, cols,
                             partials.data() + portion * cols);
         }
@@ -72,26 +76,35 @@ void multiply_gram(const MatrixView& matrix, const std::vector<float>& v, int th
 
 }  // namespace
 
-double largest_squared_singular_value(const MatrixView& matrix, double frobenius_norm,
-                                      int iterations, std::uint64_t seed, int threads) {
-  if (matrix.rows == 0 || matrix.cols == 0 || !(frobenius_norm > 0.0)) {
-    return 0.0;
+SquaredNorms squared_norms(const MatrixView& matrix, double magnitude, int iterations,
+                           std::uint64_t seed, int threads) {
+  if (matrix.rows == 0 || matrix.cols == 0 || !(magnitude > 0.0)) {
+    return {};
   }
+  const double scale = std::exp2(std::floor(std::log2(magnitude)));
   std::vector<float> v = random_start(matrix.cols, seed);
   std::vector<float> next(matrix.cols);
   std::vector<float> partials(portions_of(matrix) * matrix.cols);
-  double ratio = 0.0;  // ||W^T W v|| / (||v|| ||W||_F), at most sigma_1^2 / ||W||_F
+  std::vector<float> energy(matrix.rows);
+  SquaredNorms norms;
   for (int i = 0; i < iterations; ++i) {
-    // With ||v|| = 1 / ||W||_F the row products are near 1 and W^T W v is near the weights.
-    scale_by(v, 1.0 / (norm(v) * frobenius_norm));
-    multiply_gram(matrix, v, threads, partials, next);
-    ratio = norm(next);
-    if (!(ratio > 0.0)) {
-      return 0.0;
+    // With ||v|| = 1 / scale the row products are near 1 and W^T W v is near the weights.
+    scale_by(v, 1.0 / (norm(v) * scale));
+    multiply_gram(matrix, v, threads, partials, next, energy);
+    for (const float row : energy) {
+      norms.frobenius += row;
+    }
+    energy.clear();
+    norms.spectral = norm(next) * scale;
+    if (!(norms.spectral > 0.0)) {
+      break;
     }
     v.swap(next);
   }
-  return ratio * frobenius_norm;
+  if (magnitude < static_cast<double>(kTinyMagnitude)) {  // squares have left f32's range
+    norms.frobenius = magnitude * magnitude;
+  }
+  return norms;
 }
 
 }  // namespace thermoq

@@ -87,11 +87,14 @@ void test_threads_and_levels() {
       }
       const double norm = 6.0 * std::sqrt(static_cast<double>(cols));
       set_simd_level("scalar");
-      const double sigma = largest_squared_singular_value(source, norm, 4, 0, 1);
+      const SquaredNorms norms = squared_norms(source, norm, 4, 0, 1);
       for (const std::string& level : available_simd_levels()) {
         set_simd_level(level);
-        CHECK(largest_squared_singular_value(source, norm, 4, 0, 4) == sigma, "sigma, cols = %zu",
-              cols);
+        for (const double magnitude : {norm, 1.01 * norm, 8.0 * norm}) {
+          const SquaredNorms again = squared_norms(source, magnitude, 4, 0, 4);
+          CHECK(again.spectral == norms.spectral && again.frobenius == norms.frobenius,
+                "squared norms, cols = %zu", cols);
+        }
       }
     }
   }
@@ -160,7 +163,9 @@ void test_singular_value_of_rank_one() {
   }
   const MatrixView matrix{reinterpret_cast<const std::uint8_t*>(x.data()), FloatType::f32, kRows,
                           kCols};
-  const double sigma = largest_squared_singular_value(matrix, std::sqrt(energy), 2, 0, 2);
+  const SquaredNorms norms = squared_norms(matrix, std::sqrt(energy), 2, 0, 2);
+  const double sigma = norms.spectral;
+  CHECK(std::fabs(norms.frobenius / energy - 1.0) < 1e-6, "||W||^2 = %g", norms.frobenius);
   CHECK(std::fabs(sigma / energy - 1.0) < 1e-5, "sigma_1^2 = %g of %g", sigma, energy);
 }
 

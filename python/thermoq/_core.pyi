@@ -24,13 +24,13 @@ __all__: list[str] = [
     "dequantize_affine",
     "dequantize_q8",
     "has_openmp",
-    "largest_squared_singular_value",
     "pack_codes",
     "quantize_affine",
     "quantize_q8",
     "set_simd_level",
     "severity_of",
     "simd_level",
+    "squared_norms",
     "unpack_codes",
 ]
 
@@ -154,21 +154,6 @@ def has_openmp() -> bool:
     Whether the build found OpenMP.
     """
 
-def largest_squared_singular_value(
-    source: numpy.typing.NDArray[numpy.uint8],
-    type: FloatType,
-    rows: int,
-    cols: int,
-    frobenius_norm: float,
-    iterations: int,
-    seed: int,
-    threads: int = 0,
-) -> float:
-    """
-    sigma_1(W)^2 by `iterations` steps of the power iteration: a lower bound.
-    `frobenius_norm` is ||W||_F; 0 gives 0.
-    """
-
 def pack_codes(
     codes: numpy.typing.NDArray[numpy.uint8], rows: int, cols: int, bit_width: int, threads: int = 0
 ) -> numpy.typing.NDArray[numpy.uint8]:
@@ -225,6 +210,22 @@ def severity_of(scale_jump: float, zero_point_jump: float, threshold: float) -> 
 def simd_level() -> str:
     """
     The SIMD level in use; raises ValueError if THERMOQ_SIMD asks for one that is not there.
+    """
+
+def squared_norms(
+    source: numpy.typing.NDArray[numpy.uint8],
+    type: FloatType,
+    rows: int,
+    cols: int,
+    magnitude: float,
+    iterations: int,
+    seed: int,
+    threads: int = 0,
+) -> tuple[float, float]:
+    """
+    sigma_1(W)^2 by `iterations` steps of the power iteration, a lower bound, and ||W||_F^2.
+
+    `magnitude` is about ||W||_F; 0 gives zeros.
     """
 
 def unpack_codes(

@@ -2,11 +2,13 @@
 
 Bands and expected ranges are those of the original specification, which speaks of Dream 7B at INT2.
 Two dials are kept apart, because under the noise-schedule prior the smoothness score depends on the
-time groups alone, and cosine similarity on the bits alone. Comparisons and sentences only.
+time groups alone, and the weights' cosine similarity and error on the bits alone. Comparisons and
+sentences only.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -15,9 +17,11 @@ from pathlib import PurePath
 from typing import Literal
 
 from thermoq.patterns import PHASE_2, PHASE_3
-from thermoq.report.model import Assessment, Characteristic, Violation
+from thermoq.report.model import Assessment, Characteristic, Severity, Violation
+from thermoq.report.wording import close_to_one, counted, significant
 
 Band = Literal["poor", "typical", "good", "excellent"]
+Side = Literal["above", "below"]
 
 PHASE_2_TARGET = 0.82
 PHASE_3_TARGET = 0.90
@@ -29,6 +33,9 @@ _BAND_RANGES: dict[Band, str] = {
     "excellent": "above 0.78",
 }
 _PRIOR = "noise-schedule prior"
+_SPECIFICATION = "thermoq's original specification"
+_LARGE_ERROR = 0.05  # of the weights, relative and squared; ours, the specification names none
+_BOUNDARIES = ("boundary", "boundaries")
 _MANY_GROUPS = 8  # the specification's advice for poor baselines: 8 to 15 time groups
 
 
@@ -45,6 +52,7 @@ class Figures:
     violations: Sequence[Violation]
     cosine_similarity: float | None
     parameter_source: str
+    relative_squared_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,13 +101,13 @@ def assess(figures: Figures, run: Run) -> Assessment:
     single = run.num_time_groups == 1
     return Assessment(
         band=band,
-        title="One time group, so nothing can jump" if single else f"{band.capitalize()} baseline",
+        title="One time group, so nothing can jump" if single else f"Smoothness: {band}",
         verdict=_verdict(figures, run, band),
         characteristics=_characteristics(figures, band, single),
         causes=_causes(figures, run, band),
         actions=_actions(figures, run, band, step),
         next_command=_command(run, step),
-        phase_targets=_targets(score),
+        phase_targets=_targets(None if single else score),
     )
 
 
@@ -124,18 +132,20 @@ def _without_score(figures: Figures, run: Run) -> Assessment:
 
 def _verdict(figures: Figures, run: Run, band: Band) -> str:
     score = figures.smoothness_score
-    article = "an" if band == "excellent" else "a"
     if run.num_time_groups == 1:
         text = f"The smoothness score is {score:.4f} because a single time group has no boundary."
     else:
         text = (
-            f"The smoothness score of {score:.4f} is that of {article} {band} baseline "
-            f"({_BAND_RANGES[band]}); {len(figures.violations)} of "
-            f"{run.num_time_groups - 1} boundaries exceed the threshold."
+            f"The smoothness score of {score:.4f} lies in the band {band} ({_BAND_RANGES[band]}); "
+            f"{len(figures.violations)} of {counted(run.num_time_groups - 1, *_BOUNDARIES)} "
+            f"{'exceeds' if len(figures.violations) == 1 else 'exceed'} the threshold."
         )
     if figures.parameter_source == _PRIOR:
         text += " The activation parameters were modelled from the noise schedule, not measured."
-    return text
+    text += " The score says nothing about the quantized weights"
+    if figures.relative_squared_error is None:
+        return f"{text}."
+    return f"{text}: their relative squared error is {significant(figures.relative_squared_error)}."
 
 
 # What was expected, and whether it holds.
@@ -151,56 +161,75 @@ def _of_band(figures: Figures, band: Band) -> list[Characteristic]:
     """Hold a run against what the specification says of its band (typical: of the good one)."""
     scores, count = figures.boundary_scores, len(figures.violations)
     severities = [violation.severity for violation in figures.violations]
-    high = severities.count("high")
-    counted = f"{count}, {high} of them high" if count else "0"
     if band == "poor":
-        low = sum(score < 0.50 for score in scores)
-        cosine = figures.cosine_similarity
-        rows = [
-            ("violations", "4 or more, high among them", counted, count >= 4 and high > 0),
-            ("boundary scores", "several below 0.50", f"{low} of {len(scores)}", low >= 2),
-        ]
-        if cosine is not None:
-            rows.append(("cosine similarity", "below 0.70", f"{cosine:.4f}", cosine < 0.70))
-        return [
-            _row(f"Sign of a poor baseline: {name}", expected, actual, present)
-            for name, expected, actual, present in rows
-        ]
+        return _signs_of_poor(figures, severities)
     if band == "excellent":
         above = sum(score > 0.70 for score in scores)
         only_low = count <= 1 and set(severities) <= {"low"}
         return [
-            _row("Violations", "0 or 1, of low severity", counted, only_low),
+            _row("Violations in an excellent baseline", "0 or 1, of low severity",
+                 _counts(severities), only_low),
             _row("Boundary scores", "all above 0.70", f"{above} of {len(scores)}",
                  above == len(scores)),
             *_cosine(figures, "above 0.75", 0.75),
         ]  # fmt: skip
     above = sum(score > 0.60 for score in scores)
-    mild = count <= 3 and 2 * high <= count
+    mild = count <= 3 and (count == 0 or 2 * severities.count("high") < count)
     return [
-        _row("Violations", "0 to 3, mostly low or medium", counted, mild),
+        _row("Violations in a good baseline", "0 to 3, mostly low or medium",
+             _counts(severities), mild),
         _row("Boundary scores", "mostly above 0.60", f"{above} of {len(scores)}",
              2 * above > len(scores)),
         *_cosine(figures, "at least 0.70", 0.70),
     ]  # fmt: skip
 
 
+def _signs_of_poor(figures: Figures, severities: list[Severity]) -> list[Characteristic]:
+    scores, cosine = figures.boundary_scores, figures.cosine_similarity
+    low = sum(score < 0.50 for score in scores)
+    many = len(severities) >= 4 and "high" in severities
+    signs = [
+        _row("violations", "4 or more, high among them", _counts(severities), many),
+        _row("boundary scores", "several below 0.50", f"{low} of {len(scores)}", low >= 2),
+    ]
+    if cosine is not None:
+        row = _row("cosine similarity", "below 0.70", close_to_one(cosine), cosine < 0.70)
+        signs.append(row.model_copy(update={"of_weights": True}))
+    return [
+        row.model_copy(update={"name": f"Sign of a poor baseline: {row.name}", "bad_sign": True})
+        for row in signs
+    ]
+
+
+def _counts(severities: Sequence[Severity]) -> str:
+    """Return the number of violations and of each severity, e.g. `3: 2 high, 1 low`."""
+    kinds: tuple[Severity, ...] = ("high", "medium", "low")
+    parts = [f"{severities.count(kind)} {kind}" for kind in kinds if kind in severities]
+    return f"{len(severities)}: {', '.join(parts)}" if parts else "0"
+
+
 def _general(figures: Figures) -> list[Characteristic]:
     """Hold a run against the ranges that the specification expects of any baseline."""
+    std = "Standard deviation of boundary scores"
     ranges = (
         ("Smoothness score", figures.smoothness_score, 0.65, 0.78),
         ("Lowest boundary score", figures.min_boundary_score, 0.40, 0.60),
         ("Highest boundary score", figures.max_boundary_score, 0.95, 1.00),
         ("Mean boundary score", figures.mean_boundary_score, 0.70, 0.80),
-        ("Standard deviation of boundary scores", figures.std_boundary_score, 0.10, 0.20),
+        (std, figures.std_boundary_score, 0.10, 0.20),
     )
     rows = []
     for name, value, low, high in ranges:
         if value is not None:
-            side = " (below)" if value < low else " (above)" if value > high else ""
-            rows.append(_row(name, f"{low:.2f} to {high:.2f}", f"{value:.4f}{side}", not side))
+            side: Side | None = "below" if value < low else "above" if value > high else None
+            better = side if side == ("below" if name == std else "above") else None
+            actual = f"{value:.4f} ({side})" if side else f"{value:.4f}"
+            row = _row(name, f"{low:.2f} to {high:.2f}", actual, side is None)
+            rows.append(row.model_copy(update={"better": better}))
     count = len(figures.violations)
-    rows.append(_row("Violation count", "0 to 5, typically 1 to 3", str(count), count <= 5))
+    rows.append(
+        _row("Violations in any baseline", "0 to 5, typically 1 to 3", str(count), count <= 5)
+    )
     return rows
 
 
@@ -209,13 +238,15 @@ def _cosine(figures: Figures, expected: str, limit: float) -> list[Characteristi
     if value is None:
         return []
     met = value > limit if expected.startswith("above") else value >= limit
-    return [_row("Cosine similarity", expected, f"{value:.4f}", met)]
+    row = _row("Cosine similarity", expected, close_to_one(value), met)
+    return [row.model_copy(update={"of_weights": True})]
 
 
 def _targets(score: float | None) -> list[Characteristic]:
-    actual = "none" if score is None else f"{score:.4f}"
+    """Hold `score` against the targets of the later phases; None: they do not apply."""
+    actual = "no boundary" if score is None else f"{score:.4f}"
     return [
-        _row(name, f"{target:.2f} or more", actual, score is not None and score >= target)
+        _row(name, f"{target:.2f} or more", actual, None if score is None else score >= target)
         for name, target in (
             ("Phase 2 target", PHASE_2_TARGET),
             ("Phase 3 target", PHASE_3_TARGET),
@@ -223,7 +254,7 @@ def _targets(score: float | None) -> list[Characteristic]:
     ]
 
 
-def _row(name: str, expected: str, actual: str, met: bool) -> Characteristic:
+def _row(name: str, expected: str, actual: str, met: bool | None) -> Characteristic:
     return Characteristic(name=name, expected=expected, actual=actual, met=met)
 
 
@@ -248,12 +279,22 @@ def _causes(figures: Figures, run: Run, band: Band) -> list[str]:
             f"{run.bit_width}-bit codes chosen without calibration keep little of the weights' "
             "direction. This lowers cosine similarity; the smoothness score does not depend on it."
         )
+    if _error_is_large(figures):
+        causes.append(
+            f"The weights' relative squared error is above {_LARGE_ERROR:g}, thermoq's own limit "
+            f"for advising more bits than {run.bit_width}; the smoothness score does not show it."
+        )
     return causes
 
 
 def _cosine_is_low(figures: Figures, band: Band) -> bool:
     value = figures.cosine_similarity
     return value is not None and (value <= 0.75 if band == "excellent" else value < 0.70)
+
+
+def _error_is_large(figures: Figures) -> bool:
+    error = figures.relative_squared_error
+    return error is not None and error > _LARGE_ERROR
 
 
 def _next_step(figures: Figures, run: Run, band: Band) -> _Step:
@@ -263,7 +304,8 @@ def _next_step(figures: Figures, run: Run, band: Band) -> _Step:
         groups = min(4, run.num_timesteps)
     elif band != "excellent":
         groups = min(2 * run.num_time_groups, run.num_timesteps)
-    if _cosine_is_low(figures, band) and (run.bit_width == 2 or _could_be_q8(run)):
+    poor = _cosine_is_low(figures, band) or _error_is_large(figures)
+    if poor and (run.bit_width == 2 or _could_be_q8(run)):
         bits = 2 * run.bit_width
     return _Step(bits, groups if groups != run.num_time_groups else None)
 
@@ -280,20 +322,23 @@ def _actions(figures: Figures, run: Run, band: Band, step: _Step) -> list[str]:
             "Read the score as an estimate and compare settings with it. Calibration, which "
             "measures activations along the trajectory, is not in this version."
         )
-    if step.num_time_groups is not None:
-        actions.append(
-            f"Raise the time groups from {run.num_time_groups} to {step.num_time_groups}: smaller "
-            "steps between neighbours raise the smoothness score."
-            if run.num_time_groups > 1
-            else f"Use {step.num_time_groups} time groups to see how the parameters move."
-        )
     if step.bit_width is not None:
         actions.append(
-            f"Try INT{step.bit_width} instead of INT{run.bit_width}: cosine similarity and error "
-            "improve, the smoothness score stays."
+            f"Try INT{step.bit_width} instead of INT{run.bit_width}: this changes the weights. "
+            "Their cosine similarity and error improve and the checkpoint grows; the smoothness "
+            "score stays."
+        )
+    if step.num_time_groups is not None:
+        prior = figures.parameter_source == _PRIOR
+        only = " Under the prior this changes the score, not the weights." if prior else ""
+        actions.append(
+            f"Raise the time groups from {run.num_time_groups} to {step.num_time_groups}: smaller "
+            f"steps between neighbours as a rule raise the smoothness score.{only}"
+            if run.num_time_groups > 1
+            else f"Use {step.num_time_groups} time groups to see how the parameters move.{only}"
         )
     if band == "poor":
-        actions.append(f"The specification sends poor baselines straight to {PHASE_3}.")
+        actions.append(f"{_SPECIFICATION} sends poor baselines straight to {PHASE_3}.")
     elif figures.smoothness_score is not None and figures.smoothness_score < PHASE_2_TARGET:
         actions.append(f"Keep this report: {PHASE_2} will be held against it.")
     if step == _Step():
@@ -302,11 +347,14 @@ def _actions(figures: Figures, run: Run, band: Band, step: _Step) -> list[str]:
 
 
 def _command(run: Run, step: _Step) -> str:
+    stem = _stem(run.output)
     if step == _Step():
-        return shlex.join(["thermoq", "export", run.output, f"{_stem(run.output)}-dense"])
+        return shlex.join(["thermoq", "export", run.output, f"{stem}-dense"])
     bits = step.bit_width or run.bit_width
     groups = step.num_time_groups or run.num_time_groups
-    output = f"{_stem(run.output)}-int{bits}-g{groups}"
+    output = f"{stem}-int{bits}-g{groups}"
+    if os.path.abspath(output) == os.path.abspath(run.output):  # it tells of settings not used
+        output += "-next"
     words = ["thermoq", run.command, "--model", run.model, "--output", output]
     words += ["--bit-width", str(bits), "--num-time-groups", str(groups)]
     words += run.carried
@@ -316,8 +364,11 @@ def _command(run: Run, step: _Step) -> str:
 
 
 def _stem(output: str) -> str:
-    """Return the output's path without the ending that an earlier advice gave it."""
+    """Return the output's path without endings that tell of settings, as earlier advice gave it.
+
+    Never inside the output: where that is `.` or ends in `..`, beside it.
+    """
     path = PurePath(output)
-    if not path.name:  # "." or "/": something inside it
-        return str(path / "thermoq")
-    return str(path.with_name(re.sub(r"-int[248]-g\d+$", "", path.name)))
+    if path.name in ("", ".."):
+        path = path / ".." / (os.path.basename(os.path.abspath(output)) or "thermoq")
+    return str(path.with_name(re.sub(r"(?<!^)(-int[248]|-g\d+)+$", "", path.name)))

@@ -7,6 +7,8 @@ names the file, the line and the key (or the flag).
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,8 @@ _FLAGS: dict[str, KeyPath] = {
 
 
 def load_config(
-    source: Path | QuantizationConfig | None, overrides: Mapping[str, object] | None = None
+    source: QuantizationConfig | os.PathLike[str] | None,
+    overrides: Mapping[str, object] | None = None,
 ) -> QuantizationConfig:
     """Return the settings of a YAML file (or of a configuration) with flags laid over them.
 
@@ -57,8 +60,12 @@ def load_config(
     lines: dict[KeyPath, int] = {}
     if isinstance(source, QuantizationConfig):
         settings = source.model_dump(exclude_unset=True)
+    elif isinstance(source, os.PathLike):
+        settings, lines = _settings_of(Path(source))
     elif source is not None:
-        settings, lines = _settings_of(source)
+        raise UsageError(
+            f"config: expected a QuantizationConfig or the path of a YAML file, got {_got(source)}"
+        )
     flags = {
         key_path: flag
         for key_path, value, flag in _flag_values(overrides or {})
@@ -67,7 +74,7 @@ def load_config(
     try:
         return QuantizationConfig.model_validate(settings)
     except ValidationError as error:
-        path = source if isinstance(source, Path) else None
+        path = Path(source) if isinstance(source, os.PathLike) else None
         problems = [_explain(problem, path, lines, flags) for problem in error.errors()]
         raise UsageError(min(problems)[1]) from None
 
@@ -104,13 +111,23 @@ def _flag_values(overrides: Mapping[str, object]) -> list[tuple[KeyPath, object,
             raise UsageError(f"--phase: expected baseline ({PHASE_1_ONLY}), got {_got(phase)}")
         values += [(_FLAGS[part], False, "--phase") for part in ("smoothing", "optimization")]
     for name, value in overrides.items():
-        if name == "phase" or value is None or value in ([], ()):
+        if name == "phase" or value is None or (isinstance(value, (list, tuple)) and not value):
             continue
         if name not in _FLAGS:
             raise UsageError(f"unknown setting '{name}'{_suggestion(name, _FLAGS)}")
         flag = "--component" if name == "components" else f"--{name.replace('_', '-')}"
-        values.append((_FLAGS[name], value, flag))
+        values.append((_FLAGS[name], _plain(value), flag))
     return values
+
+
+def _plain(value: object) -> object:
+    """Return NumPy's scalars, in lists and mappings too, as Python's own."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    numpy = sys.modules.get("numpy")  # not loaded: then it is none of them
+    return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
 
 
 def _put(settings: dict[str, Any], key_path: KeyPath, value: object) -> bool:
@@ -210,5 +227,5 @@ def _got(value: object) -> str:
     if isinstance(value, dict):
         text = "{" + ", ".join(f"{key}: {_got(item)}" for key, item in value.items()) + "}"
     else:
-        text = repr(value) if isinstance(value, (str, int, float)) else str(value)
+        text = repr(value) if isinstance(value, (str, int, float)) else " ".join(str(value).split())
     return text if len(text) <= 60 else f"{text[:60]}..."

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from thermoq.checkpoint.carried import MANIFEST_NAME
 from thermoq.errors import InputError
@@ -34,7 +35,7 @@ def files_of(directory: Path) -> tuple[Path, ...]:
 
 
 def demonstrate(
-    directory: Path, *, progress: Progress | None = None, **settings: object
+    directory: Path, *, progress: Progress | None = None, **settings: Any
 ) -> Demonstration:
     """Quantize the bundled model below `directory`, which is made; an earlier demo is replaced.
 

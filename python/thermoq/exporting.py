@@ -113,26 +113,21 @@ class _Exporter:
     def _dense(self, name: str) -> NDArray[np.uint8]:
         entry = self._part.manifest.tensors[name]
         target = self._target_dtype(name)
+        decoded = self._part.decode(name, self._files, target, self._threads)
+        overflows = 0
         if not isinstance(entry, CopiedTensor):
-            decoded = self._part.decode(name, self._files, "F32", self._threads)
-            return self._convert(name, decoded, "F32", target)
-        return self._convert(name, self._part.decode(name, self._files), entry.source_dtype, target)
-
-    def _convert(
-        self, name: str, data: NDArray[np.uint8], source: str, target: str
-    ) -> NDArray[np.uint8]:
-        if source == target:
-            return data
-        converted, overflows = _core.convert(
-            data, FLOAT_TYPES[source], FLOAT_TYPES[target], self._threads
-        )
+            if target == "F16":  # what it cannot hold has become infinite; no other type can
+                overflows = int(np.count_nonzero(np.isinf(decoded.view(np.float16))))
+        elif entry.source_dtype != target:
+            source = FLOAT_TYPES[entry.source_dtype]
+            decoded, overflows = _core.convert(decoded, source, FLOAT_TYPES[target], self._threads)
         if overflows:
             raise bad_tensor(
                 self._part.parts(name)[0].path,
                 name,
                 f"expected values within the range of {target}, got {overflows} beyond it",
             )
-        return converted
+        return decoded
 
 
 def _dense_config(part: QuantizedComponent, dtype: str | None) -> dict[str, Any] | None:

@@ -20,6 +20,9 @@ LayerClass = Literal["body", "modulation", "sensitive", "table"]
 LAYER_CLASSES: tuple[LayerClass, ...] = get_args(LayerClass)
 
 QUANTIZABLE_DTYPES = ("F32", "F16", "BF16")
+UNRECOGNISED = "not a layer weight (name does not end in weight)"
+"""The reason why a matrix is copied that could be a layer's, for all that its name tells."""
+
 _INTEGER_DTYPES = ("I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
 
 
@@ -62,6 +65,10 @@ _RULES: tuple[tuple[str, LayerClass, str], ...] = (
      "embedding table"),
     (r"<(relative_attention_bias|embed\.embeddings|latent_image_embedding\.\w+|cond_type_embed)>$|"
      r"<embed_image_indicator>$", "table", "embedding table"),
+    # Labels; `class_embedding.linear_1` is an MLP's. AudioLDM's `class_embedding` is linear, which
+    # its name does not tell; it keeps 8 bits either way.
+    (r"<(embedding_table|class_embedding|fps_embedding|addition_t_embedding|style_embedder)>$",
+     "table", "embedding table"),
     # Embedders inside an adaptive norm (DiT, PixArt, Sana), before the norm itself.
     (r"<emb\.", "sensitive", "time or label embedder"),
     # Modulation: conditioning in, scales and shifts of the blocks out.
@@ -87,9 +94,10 @@ _RULES: tuple[tuple[str, LayerClass, str], ...] = (
     (r"^^(time|timestep|time_step|global|cross_attention|text|llm_cond)_proj>", "sensitive",
      "embedder"),
     (r"^^(prior|glyph|image)_projector>", "sensitive", "embedder"),  # GLM-Image
+    (r"^^sigma_map>", "sensitive", "time embedder"),  # MDLM
     (r"^^patch_(short|mid|long)>$|^^time_token>", "sensitive", "embedder"),  # Helios, OmniGen
     # The choice of experts is discrete: a small error sends a token elsewhere.
-    (r"<(mlp|moe|block_sparse_moe|ff_i)\.gate>$|<router>$", "sensitive", "expert router"),
+    (r"<(\w*(mlp|moe)|ff_i)\.gate>$|<router>$", "sensitive", "expert router"),
     # Heads, wherever they are.
     (r"<(lm_head|mlm_layer|audio_heads|predictions\.decoder)>", "sensitive", "last projection"),
     # First and last projections of the whole model; the blocks' own are body.
@@ -98,7 +106,8 @@ _RULES: tuple[tuple[str, LayerClass, str], ...] = (
      "first or last projection"),
     (r"^^(input_proj|continuous_inputs_projection|image_latents_proj_in)>", "sensitive",
      "first projection"),
-    (r"^^(all_)?final_layer\.([\w-]+\.)?linear>$|^^final_linear>$", "sensitive", "last projection"),
+    (r"^^(all_)?final_layer\.([\w-]+\.)?linear>$|^^(final_linear|output_layer\.linear)>$",
+     "sensitive", "last projection"),
     (r"^^((audio_)?out_layer\.out_layer|head\.head|spec_out|clf\.#)>$", "sensitive",
      "last projection"),
     (r"^^ff_out>$", "sensitive", "last projection"),  # LLaDA's head; `blocks.N.ff_out` is body
@@ -106,7 +115,7 @@ _RULES: tuple[tuple[str, LayerClass, str], ...] = (
 )
 # fmt: on
 
-_WRAPPERS = r"^(?:(?:model|module|transformer|unet|net|denoiser|diffusion_model)\.)*"
+_WRAPPERS = r"^(?:(?:model|module|transformer|unet|net|backbone|denoiser|diffusion_model)\.)*"
 _SYNTAX = (("^^", _WRAPPERS), ("<", r"(?:^|\.)"), (">", r"(?=\.|$)"), ("#", r"\d+"))
 
 
@@ -119,8 +128,11 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 _COMPILED = tuple((_compiled(pattern), of_class, why) for pattern, of_class, why in _RULES)
 
 # Transposed convolutions keep their output channels in dimension 1. Nothing but the name tells
-# them apart; `up_sample` is Kandinsky 3's, `proj_out_conv` ACE-Step's.
-_TRANSPOSED = re.compile(r"conv_?transpose|deconv|(^|[._])up_sample$|^proj_out_conv$", re.I)
+# them apart; `up_sample` is Kandinsky 3's, `proj_out_conv` ACE-Step's, `up_upscalers` Cascade's.
+_TRANSPOSED = re.compile(
+    r"conv_?transpose|deconv|(^|[._])up_sample$|^proj_out_conv$|(^|\.)up_upscalers\.\d+\.1$", re.I
+)
+_BASIS = re.compile(r"(^|\.)motion_synthesis_weight$")  # WanAnimate's, made orthogonal before use
 _NORM = re.compile(r"(^|\.)(\w*norm\w*|ln_\w+)$", re.I)
 
 
@@ -200,7 +212,9 @@ def _not_a_layer(name: str) -> str:
     """Return why a matrix of this name is not a layer's weight, or ""."""
     last = name.rpartition(".")[2]
     if last != "weight" and not last.endswith("_weight"):
-        return "not a layer weight (name does not end in weight)"
+        return UNRECOGNISED
+    if _BASIS.search(name):
+        return "basis, not a layer weight"
     return "normalisation weight" if _NORM.search(_module_path(name)) else ""
 
 

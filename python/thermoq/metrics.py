@@ -99,7 +99,7 @@ def smoothness(
     boundaries = tuple(
         Boundary(
             boundary_idx=i,
-            timestep=float(time_groups.starts[i + 1]),
+            timestep=time_groups.starts[i + 1],
             scale_jump=float(jumps.scale_jump[i]),
             zero_point_jump=float(jumps.zero_point_jump[i]),
             unclipped_scale_jump=float(jumps.unclipped_scale_jump[i]),

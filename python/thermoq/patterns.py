@@ -1,7 +1,8 @@
 """Recognised patterns of violations: what they mean and what to do about them.
 
-Counts and sentences only; every figure was computed in metrics.py. Advice names nothing but what
-this version can do.
+Counts and sentences only; every figure was computed in metrics.py. A sentence states no more than
+the rule by which its pattern was found, and this run's numbers. Advice names nothing but what this
+version can do.
 """
 
 from __future__ import annotations
@@ -12,99 +13,177 @@ from dataclasses import dataclass
 from typing import Literal
 
 from thermoq.report.model import Pattern, Violation
+from thermoq.report.wording import timestep
 
 PHASE_2 = "Phase 2 (smoothing, not in this version)"
 PHASE_3 = "Phase 3 (optimization, not in this version)"
 
 Kind = Literal["early", "late", "uniform", "high_severity"]
 
-
-@dataclass(frozen=True)
-class _Text:
-    title: str
-    cause: str
-    impact: str
-    advice: str
-
-
+_TITLES: dict[Kind, str] = {
+    "early": "Early boundary violations",
+    "late": "Late boundary violations",
+    "uniform": "Violations at most boundaries",
+    "high_severity": "Severe jumps",
+}
 _MORE_GROUPS = (
-    "Raise --num-time-groups: each group then spans less of the trajectory and hands over smaller "
-    "steps."
+    "A larger --num-time-groups (at most the number of timesteps) lets each group span less of the "
+    "trajectory, which as a rule makes the jumps smaller; under the noise-schedule prior this "
+    "changes the score, not the weights."
 )
-_PATTERN_TEXTS: dict[Kind, _Text] = {
-    "early": _Text(
-        "Early boundary violations",
-        "The parameters move fastest while the input is still mostly noise: the first time groups "
-        "differ more from each other than the later ones do.",
-        "The first denoising steps, which settle the coarse layout, cross the largest jumps, and "
-        "every later step starts from what they leave.",
-        f"{_MORE_GROUPS} {PHASE_2} will be able to spread these jumps over a wide window.",
-    ),
-    "late": _Text(
-        "Late boundary violations",
-        "The parameters move fastest where the noise runs out: the last time groups differ more "
-        "from each other than the earlier ones do.",
-        "The last steps draw the fine detail and nothing comes after them to repair an error.",
-        f"{_MORE_GROUPS} {PHASE_2} will be able to ease these jumps with a sigmoid.",
-    ),
-    "uniform": _Text(
-        "Violations along the whole trajectory",
-        "The time groups are too wide for how quickly this model's parameters change, wherever one "
-        "looks.",
-        "No part of the trajectory is spared: small inconsistencies add up over all the steps.",
-        f"{_MORE_GROUPS} Doubling them is the first thing to try. {PHASE_3} will couple the "
-        "groups' parameters to each other.",
-    ),
-    "high_severity": _Text(
-        "Few but severe jumps",
-        "At single boundaries the parameters change by more than half, while the rest of the "
-        "trajectory is calm.",
-        "The steps at these boundaries are taken with parameters that disagree, and the error they "
-        "make is carried to the end.",
-        "Raise --num-time-groups so that these jumps fall apart into smaller ones; the report's "
-        "table of layers shows which layers make them. Under `layers:` in the configuration, 8 "
-        f"bits protect such a layer's weights, though not its jumps. {PHASE_2} will act on them.",
+_ADVICE: dict[Kind, str] = {
+    "early": f"{_MORE_GROUPS} {PHASE_2} is to spread early jumps over a wide window.",
+    "late": f"{_MORE_GROUPS} {PHASE_2} is to ease late jumps with a sigmoid.",
+    "uniform": f"{_MORE_GROUPS} {PHASE_3} is to couple the groups' parameters to each other.",
+    "high_severity": (
+        f"{_MORE_GROUPS} The table of layers shows which layers jump most. Under `layers:` in the "
+        "configuration, 8 bits protect such a layer's weights, though not its jumps. "
+        f"{PHASE_2} is to act on the jumps."
     ),
 }
+_NOTHING_RAN = (
+    "This version quantizes no activations, so the checkpoint's weights do not depend on it."
+)
 
 
-def find_patterns(violations: Sequence[Violation], num_time_groups: int) -> list[Pattern]:
+@dataclass(frozen=True)
+class _Found:
+    """The violations of one pattern, among all of them; `window` boundaries were looked at.
+
+    `other_window` is that of the other end if all other violations lie there, else 0.
+    """
+
+    kind: Kind
+    violations: list[Violation]
+    num_violations: int
+    num_time_groups: int
+    timesteps: Sequence[float]
+    window: int
+    other_window: int = 0
+
+    @property
+    def num_boundaries(self) -> int:
+        return self.num_time_groups - 1
+
+    @property
+    def groups_after(self) -> int:
+        """How many time groups come after the first of the pattern's boundaries."""
+        return self.num_time_groups - 1 - self.violations[0].boundary_idx
+
+
+def find_patterns(
+    violations: Sequence[Violation], num_time_groups: int, timesteps: Sequence[float] = ()
+) -> list[Pattern]:
     """Return the patterns that the violations form, most telling first.
 
     Uniform: at least 3 violations, at more than half of all boundaries; it hides early and late.
     Early, late (from 4 groups on): at least half of the violations in the first
     `max(2, ceil((G - 1) / 4))`, the last `max(1, ceil((G - 1) / 4))` boundaries. High severity:
-    some jump above 0.5 and at most half of the boundaries in violation.
+    some jump above 0.5 and at most half of the boundaries in violation. `timesteps`, one per
+    boundary, are named in the texts if given.
     """
     num_boundaries = num_time_groups - 1
-    at = sorted(violation.boundary_idx for violation in violations)
-    severe = sorted(v.boundary_idx for v in violations if v.severity == "high")
+    at = sorted(violations, key=lambda violation: violation.boundary_idx)
+    severe = [violation for violation in at if violation.severity == "high"]
     quarter = math.ceil(num_boundaries / 4)
-    early = [i for i in at if i < max(2, quarter)]
-    late = [i for i in at if i >= num_boundaries - max(1, quarter)]
+    first, last = max(2, quarter), max(1, quarter)
+    early = [violation for violation in at if violation.boundary_idx < first]
+    late = [violation for violation in at if violation.boundary_idx >= num_boundaries - last]
     found: list[Pattern] = []
+
+    def add(kind: Kind, own: list[Violation], window: int, other: int = 0) -> None:
+        found.append(
+            _pattern(_Found(kind, own, len(at), num_time_groups, timesteps, window, other))
+        )
+
     if len(at) >= 3 and 2 * len(at) > num_boundaries:
-        found.append(_pattern("uniform", at))
+        add("uniform", at, num_boundaries)
     elif at and num_time_groups >= 4:
-        if 2 * len(early) >= len(at):
-            found.append(_pattern("early", early))
-        if 2 * len(late) >= len(at):
-            found.append(_pattern("late", late))
+        # The two windows share no boundary: where both hold half, nothing is left between them.
+        is_early, is_late = 2 * len(early) >= len(at), 2 * len(late) >= len(at)
+        if is_early:
+            add("early", early, first, last if is_late else 0)
+        if is_late:
+            add("late", late, last, first if is_early else 0)
     if severe and 2 * len(at) <= num_boundaries:
-        found.append(_pattern("high_severity", severe))
+        add("high_severity", severe, num_boundaries)
     return found
 
 
-def _pattern(kind: Kind, boundaries: list[int]) -> Pattern:
-    text = _PATTERN_TEXTS[kind]
+def _pattern(found: _Found) -> Pattern:
     return Pattern(
-        kind=kind,
-        title=text.title,
-        boundaries=boundaries,
-        cause=text.cause,
-        impact=text.impact,
-        advice=text.advice,
+        kind=found.kind,
+        title=_TITLES[found.kind],
+        boundaries=[violation.boundary_idx for violation in found.violations],
+        cause=f"{_where(found)} {_largest(found)}",
+        impact=f"{_would(found)} {_NOTHING_RAN}",
+        advice=_ADVICE[found.kind],
     )
+
+
+def _where(found: _Found) -> str:
+    count, of, boundaries = len(found.violations), found.num_violations, found.num_boundaries
+    share = f"{count} of {of} {'violation' if of == 1 else 'violations'}"
+    if found.kind == "uniform":
+        return (
+            f"{count} of {boundaries} boundaries exceed the threshold: there the time groups are "
+            "wide for how quickly the parameters change."
+        )
+    if found.kind == "high_severity":
+        within = boundaries - of
+        return (
+            f"{share} {'jumps' if count == 1 else 'jump'} by more than 0.5, while {within} of "
+            f"{boundaries} boundaries {'stays' if within == 1 else 'stay'} within the threshold."
+        )
+    ends = ("first", "last") if found.kind == "early" else ("last", "first")
+    window, other = (
+        f"{end} {size}" if size > 1 else end
+        for end, size in zip(ends, (found.window, found.other_window), strict=True)
+    )
+    rest = f", the rest at the {other}" if found.other_window else ""
+    return (
+        f"{share} {'lies' if count == 1 else 'lie'} at the {window} of {boundaries} boundaries, "
+        f"counted from noise to clean{rest}."
+    )
+
+
+def _largest(found: _Found) -> str:
+    worst = max(found.violations, key=_jump)
+    place = f"boundary {worst.boundary_idx}"
+    if worst.boundary_idx < len(found.timesteps):
+        place += f" (t = {timestep(found.timesteps[worst.boundary_idx])})"
+    where = "" if len(found.violations) == found.num_violations else " among them"
+    return f"The largest jump{where} is {_jump(worst):.2f}, at {place}."
+
+
+def _would(found: _Found) -> str:
+    """Return what the jumps would do if activations were quantized with these parameters."""
+    jump = max(map(_jump, found.violations))
+    if found.kind == "uniform":
+        return (
+            f"With quantized activations, parameters would jump by up to {jump:.2f} at more than "
+            "half of the hand-overs between time groups, and the errors made there could add up."
+        )
+    if found.kind == "high_severity":
+        return (
+            "With quantized activations, neighbouring steps on the two sides of such a boundary "
+            f"would use parameters that differ by up to {jump:.2f}, and an error made there could "
+            "be carried on to the end."
+        )
+    left = f"{found.groups_after} of {found.num_time_groups} time groups"
+    crossed = (
+        "With quantized activations, steps across these boundaries would change parameters by up "
+        f"to {jump:.2f}."
+    )
+    come = "comes" if found.groups_after == 1 else "come"
+    first = found.violations[0].boundary_idx
+    if found.kind == "early":
+        return f"{crossed} {left} {come} after boundary {first} and would start from the result."
+    return f"{crossed} {left} {come} after boundary {first} and could still make up for an error."
+
+
+def _jump(violation: Violation) -> float:
+    return max(violation.scale_jump, violation.zero_point_jump)
 
 
 def common_violation_patterns(violations: Sequence[Violation]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,20 @@ from typing import Any, Literal
 
 from thermoq.assessment import Run
 from thermoq.build import build_info, version
-from thermoq.checkpoint import Checkpoint, MappedFiles, open_checkpoint
+from thermoq.checkpoint import Checkpoint, MappedFiles, open_checkpoint, stored_tensors
 from thermoq.checkpoint.atomic_directory import check_target, new_directory, sync_tree
 from thermoq.checkpoint.carry import QUANTIZATION_KEY, carry_files, tree_bytes
-from thermoq.checkpoint.manifest import FORMAT_VERSION, Manifest, TimeGroupTable, write_manifest
+from thermoq.checkpoint.manifest import (
+    FORMAT_VERSION,
+    Manifest,
+    ScheduleEntry,
+    TimeGroupTable,
+    write_manifest,
+)
 from thermoq.config import QuantizationConfig, load_config
-from thermoq.errors import UsageError
+from thermoq.errors import InputError, UsageError
 from thermoq.fingerprint import Fingerprint
-from thermoq.plan import pattern_warnings, plan_component, weight_files
+from thermoq.plan import copied_warnings, pattern_warnings, plan_component, weight_files
 from thermoq.progress import NoProgress, Progress
 from thermoq.provenance import Stopwatch, describe
 from thermoq.report.atomic import check_writable, stage_text
@@ -125,14 +132,24 @@ def quantize(
         ),
         command=command or f"thermoq.quantize({str(model)!r}, {str(output)!r})",
     )
-    with published_together() as staging, new_directory(staging, target) as temporary:
+    with (
+        published_together() as staging,
+        new_directory(staging, target, replace=overwrite) as temporary,
+    ):
         final = job.write(temporary, target, progress or NoProgress())
         paths.stage(final, staging)
     return final
 
 
-def baseline(model: Path | str, output: Path | str, **arguments: Any) -> Report:
-    """Quantize with `minmax` and measure Phase 1's metrics; arguments as for `quantize`."""
+def baseline(
+    model: Path | str, output: Path | str, *, method: str | None = None, **arguments: Any
+) -> Report:
+    """Quantize with `minmax` and measure Phase 1's metrics; arguments as for `quantize`.
+
+    Raises as `quantize` does, and UsageError for another `method`.
+    """
+    if method not in (None, "minmax"):
+        raise UsageError(f"baseline: expected method minmax, got {method}")
     return quantize(model, output, **{"command_name": "baseline", **arguments, "method": "minmax"})
 
 
@@ -156,7 +173,7 @@ class _Job:
         with self.stopwatch.measure("validation_s"):
             layers = [layer for result in results for layer in result.layers]
             validated = validate(layers, self.trajectory, self.config)
-        measured = _sizes(results, tree_bytes(temporary))
+        measured = _sizes(self.checkpoint, results, tree_bytes(temporary))
 
         def report_now() -> Report:
             return build_report(
@@ -169,6 +186,7 @@ class _Job:
                 warnings=[
                     *self.checkpoint.notes,
                     *pattern_warnings(self.checkpoint, self.config),
+                    *copied_warnings([result.plan for result in results]),
                 ],
                 provenance=describe(
                     self.config,
@@ -232,7 +250,9 @@ def _configs(
     }
 
 
-def _sizes(results: Sequence[ComponentResult], directory_bytes: int) -> Sizes:
+def _sizes(
+    checkpoint: Checkpoint, results: Sequence[ComponentResult], directory_bytes: int
+) -> Sizes:
     return sizes(
         [plan for result in results for plan in result.plan.tensors],
         source_bytes=sum(
@@ -243,7 +263,20 @@ def _sizes(results: Sequence[ComponentResult], directory_bytes: int) -> Sizes:
         model_bytes=sum(result.written.total_bytes for result in results),
         header_bytes=sum(result.written.header_bytes for result in results),
         directory_bytes=directory_bytes,
+        carried_weights=sum(
+            _num_weights(checkpoint.directory / path)
+            for path in checkpoint.other_files
+            if path.suffix == ".safetensors"
+        ),
     )
+
+
+def _num_weights(path: Path) -> int:
+    """Return how many weights a carried file holds: none if it is not what its name says."""
+    try:
+        return sum(math.prod(tensor.shape) for tensor in stored_tensors(path).values())
+    except InputError:
+        return 0
 
 
 def _write_manifests(
@@ -257,6 +290,11 @@ def _write_manifests(
         num_timesteps=trajectory.time_groups.num_timesteps,
         time_group_starts=trajectory.time_groups.starts,
     )
+    schedule = ScheduleEntry(
+        kind=trajectory.schedule.kind,
+        num_timesteps=trajectory.schedule.num_timesteps,
+        description=trajectory.schedule.description,
+    )
     for result in results:
         component = result.plan.component.name
         manifest = Manifest(
@@ -266,7 +304,7 @@ def _write_manifests(
             method=config.resolved_method,
             bit_width=config.bit_width,
             time_groups=groups,
-            schedule=trajectory.schedule.description,
+            schedule=schedule,
             tensors=result.entries,
             report=report,
         )

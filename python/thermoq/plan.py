@@ -10,10 +10,12 @@ from pathlib import Path
 from thermoq.checkpoint import Checkpoint, Component, MappedFiles, StoredTensor
 from thermoq.checkpoint.untrusted import bad_tensor, shown
 from thermoq.checkpoint.writer import StoredPart
-from thermoq.config import QuantizationConfig
+from thermoq.config import LayerRule, QuantizationConfig
 from thermoq.duplicates import find_duplicates
-from thermoq.layers import LayerPlan, resolve, unmatched
-from thermoq.weights import Scheme, matrix_shape, scheme_for
+from thermoq.layers import QUANTIZABLE_DTYPES, UNRECOGNISED, LayerPlan, resolve, unmatched
+from thermoq.weights import Q8_GROUP_SIZE, Scheme, matrix_shape, scheme_for
+
+_MANY_COPIED = 0.05  # share of a component's weights: biases and position tables stay below
 
 
 @dataclass(frozen=True)
@@ -105,14 +107,71 @@ def _check_names(plans: Sequence[TensorPlan]) -> None:
 
 
 def pattern_warnings(checkpoint: Checkpoint, config: QuantizationConfig) -> list[str]:
-    """Return a line for each `layers` pattern that matches no tensor."""
+    """Return a line for each `layers` rule that changes nothing, or less than it says."""
+    if not config.layers:
+        return []
     names = [
         (component.name, name) for component in checkpoint.components for name in component.tensors
     ]
-    return [
-        f"layers: pattern {pattern!r} matches no tensor"
-        for pattern in unmatched(config.layers, names)
+    plans = [
+        plan
+        for component in checkpoint.components
+        for plan in plan_component(component, config, None).tensors
     ]
+    none_matched = unmatched(config.layers, names)
+    warnings = []
+    for rule in config.layers:
+        if rule.match in none_matched:
+            problem = "matches no tensor"
+        else:
+            problem = _without_effect(rule, [plan for plan in plans if plan.layer.rule is rule])
+        if problem:
+            warnings.append(f"layers: pattern {rule.match!r} {problem}")
+    return warnings
+
+
+def _without_effect(rule: LayerRule, plans: Sequence[TensorPlan]) -> str:
+    """Return what the rule does not do to the tensors that it decides on, or ""."""
+    if not plans:
+        return "has no effect: earlier patterns match the same tensors"
+    if rule.skip:
+        return ""
+    if all(plan.scheme is None for plan in plans):
+        first = plans[0]
+        return (
+            "has no effect: what it matches is copied anyway, "
+            f"such as {first.tensor.name} ({first.layer.reason})"
+        )
+    fixed = [
+        plan
+        for plan in plans
+        if rule.group_size and plan.scheme and plan.scheme.group_size != rule.group_size
+    ]
+    if fixed:
+        return (
+            f"sets group_size {rule.group_size}, which does not apply to {len(fixed)} of its "
+            f"tensors, such as {fixed[0].tensor.name} (8 bits have groups of {Q8_GROUP_SIZE})"
+        )
+    return ""
+
+
+def copied_warnings(plans: Sequence[ComponentPlan]) -> list[str]:
+    """Return a line for each component with many weights copied because of their names alone."""
+    lines = []
+    for plan in plans:
+        floating = [t for t in plan.tensors if t.tensor.dtype in QUANTIZABLE_DTYPES]
+        copied = [t for t in floating if t.scheme is None and t.layer.reason == UNRECOGNISED]
+        total = sum(t.num_weights for t in floating)
+        num_copied = sum(t.num_weights for t in copied)
+        if num_copied > _MANY_COPIED * total:
+            largest = max(copied, key=lambda t: t.num_weights).tensor.name
+            lines.append(
+                f"{plan.component.name or 'model'}: {num_copied / total:.0%} of the "
+                "floating-point weights are copied, in matrices that are not named like layer "
+                f"weights (largest: {shown(largest)}); a `layers` rule with bit_width that matches "
+                "them quantizes them"
+            )
+    return lines
 
 
 def weight_files(component: Component) -> tuple[Path, ...]:

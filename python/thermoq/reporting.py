@@ -44,6 +44,14 @@ _VARYING_PROVENANCE = {
     "times_s",
 }
 
+# What follows from a layer's scales and zero points, and would double the manifest.
+_DERIVED_TIME_PARAMETERS = {
+    "scale_jump",
+    "zero_point_jump",
+    "unclipped_scale_jump",
+    "boundary_scores",
+}
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -167,11 +175,15 @@ def build_report(
 
 
 def report_for_manifest(report: Report) -> dict[str, Any]:
-    """Return the report without what differs between machines and runs.
+    """Return the report without what differs between machines and runs, or follows from the rest.
 
     The same input gives the same bytes on any number of threads and any SIMD level.
     """
-    exclude: dict[str, Any] = {"provenance": _VARYING_PROVENANCE, "assessment": {"next_command"}}
+    exclude: dict[str, Any] = {
+        "provenance": _VARYING_PROVENANCE,
+        "assessment": {"next_command"},
+        "layers": {"__all__": {"time_parameters": _DERIVED_TIME_PARAMETERS}},
+    }
     return report.model_dump(mode="json", exclude=exclude, exclude_none=True)
 
 

@@ -9,9 +9,11 @@ torch is imported.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -283,18 +285,21 @@ class TimeGroups:
 
     Group `g` holds every timestep `t` with `starts[g + 1] < t <= starts[g]`, fractional ones
     included; the first group also holds what lies above `T - 1`, the last what lies below 0.
+    Starts may be fractional; every group holds an integer timestep.
     """
 
     num_timesteps: int
-    starts: tuple[int, ...]
+    starts: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse starts that are not a strictly falling sequence from T - 1."""
-        falls = all(a > b for a, b in zip(self.starts, self.starts[1:], strict=False))
-        whole = self.starts and self.starts[0] == self.num_timesteps - 1 and self.starts[-1] >= 0
-        if not (falls and whole):
+        """Refuse starts that do not fall from T - 1, each past an integer timestep."""
+        last = self.num_timesteps - 1
+        bounds = (*map(math.floor, filter(math.isfinite, self.starts)), -1)
+        falls = all(a > b for a, b in itertools.pairwise(bounds))
+        if not falls or len(bounds) != len(self.starts) + 1 or self.starts[:1] != (last,):
             raise ValueError(
-                f"expected starts to fall from {self.num_timesteps - 1}, got {self.starts}"
+                f"expected starts to fall from {last} with a whole timestep in each group, "
+                f"got {self.starts}"
             )
 
     def __len__(self) -> int:
@@ -304,12 +309,13 @@ class TimeGroups:
     @property
     def ends(self) -> tuple[int, ...]:
         """The cleanest integer timestep of each group; 0 for the last."""
-        return (*(start + 1 for start in self.starts[1:]), 0)
+        return (*(math.floor(start) + 1 for start in self.starts[1:]), 0)
 
     @property
     def middles(self) -> tuple[float, ...]:
-        """Half way between each group's start and end."""
-        return tuple((a + b) / 2 for a, b in zip(self.starts, self.ends, strict=True))
+        """Half way between the noisiest and the cleanest integer timestep of each group."""
+        noisiest = (math.floor(start) for start in self.starts)
+        return tuple((a + b) / 2 for a, b in zip(noisiest, self.ends, strict=True))
 
     def group_of(self, timestep: float) -> int:
         """Return the time group that `timestep` belongs to."""
@@ -317,7 +323,9 @@ class TimeGroups:
 
 
 def uniform_time_groups(num_timesteps: int, num_time_groups: int) -> TimeGroups:
-    """Cut the trajectory evenly: `g(t) = floor((T - 1 - t) * G / T)` for integer `t`.
+    """Cut the trajectory evenly: `g(t) = clip(floor((T - 1 - t) * G / T), 0, G - 1)`.
+
+    Timesteps `t` may be fractional; group `g` starts at `T - 1 - g * T / G`.
 
     Raises UsageError unless there is at least one group and at least one timestep for each.
     """
@@ -326,8 +334,18 @@ def uniform_time_groups(num_timesteps: int, num_time_groups: int) -> TimeGroups:
             f"expected --num-time-groups between 1 and {num_timesteps} (the model's timesteps), "
             f"got {num_time_groups}"
         )
-    # Group g starts at the largest integer t with (T - 1 - t) * G >= g * T.
     starts = (
-        num_timesteps - 1 - -(-g * num_timesteps // num_time_groups) for g in range(num_time_groups)
+        _rounded_down(num_timesteps - 1 - Fraction(g * num_timesteps, num_time_groups))
+        for g in range(num_time_groups)
     )
     return TimeGroups(num_timesteps, tuple(starts))
+
+
+def _rounded_down(value: Fraction) -> float:
+    """Return the largest float that is not above `value`.
+
+    A float timestep is not above the one if and only if it is not above the other, so that groups
+    follow the formula to the last bit.
+    """
+    nearest = float(value)
+    return nearest if nearest <= value else math.nextafter(nearest, -math.inf)

@@ -22,6 +22,12 @@ from pydantic_core import PydanticCustomError
 
 PHASE_1_ONLY = "this version of thermoq has Phase 1 only"
 _NOT_YET = "not in this version of thermoq"
+# What there is of a setting, and values of later versions.
+_LATER = {
+    "encoding": ("affine", ("coded", "trellis")),
+    "method": ("minmax", ("lsq", "hessian")),
+    "rotation": ("none", ("hadamard",)),
+}
 Q8_GROUP_SIZE = 32  # the q8 encoding's own; no setting changes it
 DEFAULT_GROUP_SIZE = 64
 MAX_GROUP_SIZE = 2**40  # wider than any row; the core counts in 64 bits
@@ -148,6 +154,14 @@ class QuantizationConfig(Settings):
     layers: Annotated[tuple[LayerRule, ...], BeforeValidator(_sequence)] = Field(
         default=(), description="a list of {match: GLOB, ...} rules"
     )
+
+    @field_validator(*_LATER, mode="before")
+    @classmethod
+    def _is_built(cls, value: object, info: ValidationInfo) -> object:
+        now, later = _LATER[info.field_name or ""]
+        if isinstance(value, str) and value in later:
+            raise _expected(f"{now} (others are not in this version)")
+        return value
 
     @field_validator("group_size")
     @classmethod

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from thermoq.errors import InputError
@@ -24,26 +25,41 @@ _MARK = ".thermoq-partial-"
 _ASIDE = "-old"
 _MAX_NAME_BYTES = 200  # of 255; the rest is for the mark
 _AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 
 
-@dataclass(frozen=True)
+@dataclass
 class Staged:
     """A file or directory that lies at `temporary` and belongs at `target` (links resolved).
 
-    `shown` is the target as the user wrote it, for messages.
+    `shown` is the target as the user wrote it, for messages. Without `replace`, what gets the final
+    name in the meantime keeps it. `trouble` says what could not be undone, and where it lies.
     """
 
     shown: Path
     target: Path
     temporary: Path
+    replace: bool
+    trouble: str = field(default="", init=False)
 
     def place(self) -> None:
-        """Take the final name; what had it takes the temporary one. Raises OSError, undone then."""
-        if not os.path.lexists(self.target):
-            os.rename(self.temporary, self.target)
-        elif not _exchange_at_once(self.temporary, self.target):
-            _exchange_by_renaming(self.temporary, self._aside, self.target)
+        """Take the final name; what had it takes a temporary one.
+
+        Raises OSError, undone then but for `trouble`; FileExistsError for a name that is taken.
+        """
+        try:
+            if not self.replace:
+                _rename_to_new(self.temporary, self.target)
+            elif not os.path.lexists(self.target):
+                os.rename(self.temporary, self.target)
+            elif not _exchange_at_once(self.temporary, self.target):
+                os.rename(self.target, self._aside)
+                os.rename(self.temporary, self.target)
+        except OSError:
+            if os.path.lexists(self._aside):
+                self.take_back()
+            raise
         try:
             sync(self.target.parent)
         except OSError:
@@ -51,20 +67,38 @@ class Staged:
             raise
 
     def take_back(self) -> None:
-        """Undo `place`. Raises OSError."""
-        if os.path.lexists(self._aside):
-            os.rename(self.target, self.temporary)
-            os.rename(self._aside, self.target)
-        elif os.path.lexists(self.temporary):
-            _exchange_at_once(self.temporary, self.target)
-        else:
-            os.rename(self.target, self.temporary)
+        """Undo `place`, or what was done of it; where that fails, `trouble` says so."""
+        try:
+            if os.path.lexists(self._aside):
+                if os.path.lexists(self.target):
+                    os.rename(self.target, self.temporary)
+                os.rename(self._aside, self.target)
+            elif not os.path.lexists(self.temporary):
+                os.rename(self.target, self.temporary)
+            elif not _exchange_at_once(self.temporary, self.target):
+                with contextlib.suppress(OSError):  # so that `leftovers` can tell what it is
+                    os.rename(self.temporary, self._aside)
+                self._note_trouble()
+        except OSError:
+            self._note_trouble()
 
     def discard(self) -> None:
-        """Remove what has no final name: the new one before `place`, the old one after it."""
-        _remove(self.temporary)
-        if os.path.lexists(self.target):  # else it could not be put back, and is all there is
+        """Remove what has no final name: the new one before `place`, the old one after it.
+
+        What has lost its name for good is all there is of it, and stays.
+        """
+        aside_exists = os.path.lexists(self._aside)
+        if not self.trouble or aside_exists:
+            _remove(self.temporary)
+        if not self.trouble and os.path.lexists(self.target):
             _remove(self._aside)
+
+    def _note_trouble(self) -> None:
+        for place in (self._aside, self.temporary):
+            if os.path.lexists(place):
+                self.trouble = f"{self.shown} could not be put back; what it had is in {place}"
+                return
+        self.trouble = f"{self.shown} is new and could not be taken back"
 
     @property
     def _aside(self) -> Path:
@@ -77,18 +111,21 @@ class Staging:
     def __init__(self) -> None:
         self._everything: list[Staged] = []
 
-    def add(self, target: Path) -> Staged:
-        """Choose a temporary name for `target`; the caller makes what has it."""
+    def add(self, target: Path, *, replace: bool) -> Staged:
+        """Choose a temporary name for `target`; the caller makes what has it.
+
+        Without `replace`, publishing fails if the name is taken then.
+        """
         final = final_path(target)
         name = f".{_shortened(final.name)}{_MARK}{secrets.token_hex(4)}"
-        one = Staged(target, final, final.with_name(name))
+        one = Staged(target, final, final.with_name(name), replace)
         self._everything.append(one)
         return one
 
     def publish(self) -> None:
         """Give all their final names, in the order of adding, or none.
 
-        Raises InputError that names the one that the disk refuses.
+        Raises InputError that names the one that the disk refuses, and what could not be undone.
         """
         placed: list[Staged] = []
         for one in self._everything:
@@ -96,9 +133,9 @@ class Staging:
                 one.place()
             except OSError as error:
                 for other in reversed(placed):
-                    with contextlib.suppress(OSError):
-                        other.take_back()
-                raise refused(one.shown, error) from None
+                    other.take_back()
+                troubles = [other.trouble for other in (one, *placed) if other.trouble]
+                raise InputError("; ".join([_why_not_placed(one, error), *troubles])) from None
             placed.append(one)
 
     def discard(self) -> None:
@@ -135,13 +172,30 @@ def refused(path: Path, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be written: {error.strerror or error}")
 
 
+def already_there(path: Path) -> InputError:
+    """Return the error of an output whose name is taken."""
+    return InputError(f"{path}: already exists; --overwrite replaces it")
+
+
 def leftovers(target: Path) -> list[Path]:
-    """Return what killed runs left beside `target`; safe to delete if no run is still writing."""
+    """Return what killed runs left beside `target`; `about_leftover` tells what each is."""
     final = final_path(target)
     if not final.parent.is_dir():
         return []
     beginning = f".{_shortened(final.name)}{_MARK}"
     return sorted(path for path in final.parent.iterdir() if path.name.startswith(beginning))
+
+
+def about_leftover(leftover: Path, target: Path) -> str:
+    """Return what one of the `leftovers` of `target` is good for, for a warning."""
+    if not leftover.name.endswith(_ASIDE):
+        return "left by a killed run; safe to delete unless one is still writing"
+    if not os.path.lexists(final_path(target)):
+        return (
+            "left by a killed run; it holds the previous output, "
+            f"and renaming it to {target} restores it"
+        )
+    return f"left by a killed run; it holds what {target} had before, perhaps only in part"
 
 
 def is_leftover(path: Path) -> bool:
@@ -158,23 +212,37 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _renameat2(one: Path, other: Path, flag: int) -> int:
+    """Rename `one` to `other` as `flag` says; the error's number, 0 if done."""
+    library = ctypes.CDLL(None, use_errno=True)
+    function = getattr(library, "renameat2", None)
+    if function is None:
+        return errno.ENOSYS
+    names = os.fsencode(one), os.fsencode(other)
+    if function(_AT_FDCWD, names[0], _AT_FDCWD, names[1], flag) == 0:
+        return 0
+    return ctypes.get_errno() or errno.EIO
+
+
 def _exchange_at_once(one: Path, other: Path) -> bool:
     """Swap two names in one step; False where the system or the file system cannot."""
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    if renameat2 is None:
-        return False
-    names = os.fsencode(one), os.fsencode(other)
-    return bool(renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
+    return _renameat2(one, other, _RENAME_EXCHANGE) == 0
 
 
-def _exchange_by_renaming(temporary: Path, aside: Path, target: Path) -> None:
-    """Give `target` to `temporary` and leave the old one at `aside`; back if that fails."""
-    os.rename(target, aside)
-    try:
-        os.rename(temporary, target)
-    except OSError:
-        os.rename(aside, target)
-        raise
+def _rename_to_new(one: Path, other: Path) -> None:
+    """Rename to a name that nothing has. Raises FileExistsError if something has it."""
+    problem = _renameat2(one, other, _RENAME_NOREPLACE)
+    if problem == 0:
+        return
+    if problem == errno.EEXIST or os.path.lexists(other):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    os.rename(one, other)  # where the system or the file system knows no such call
+
+
+def _why_not_placed(one: Staged, error: OSError) -> str:
+    if not one.replace and error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+        return str(already_there(one.shown))
+    return str(refused(one.shown, error))
 
 
 def _remove(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from thermoq.checkpoint.layout import DENOISERS
 from thermoq.layers import LAYER_CLASSES
 from thermoq.metrics import LayerJumps
 from thermoq.plan import TensorPlan
@@ -32,8 +33,12 @@ class LayerResult:
 
     @property
     def in_headline(self) -> bool:
-        """True if the layer counts in the smoothness figures: tables are looked up, not run."""
-        return self.plan.layer.layer_class != "table"
+        """True if the layer counts in the smoothness figures: if it runs at every timestep.
+
+        Tables are looked up, not run; text encoders and VAEs run before and after the trajectory.
+        """
+        runs = self.component in ("", *DENOISERS)
+        return runs and self.plan.layer.layer_class != "table"
 
 
 def layer_row(result: LayerResult) -> LayerRow:
@@ -144,8 +149,12 @@ def sizes(
     model_bytes: int,
     header_bytes: int,
     directory_bytes: int,
+    carried_weights: int,
 ) -> Sizes:
-    """Return bytes and bits per weight as they lie on disk."""
+    """Return bytes and bits per weight as they lie on disk.
+
+    `carried_weights` are those in safetensors files that were carried over as they are.
+    """
     quantized = [plan for plan in plans if plan.scheme is not None]
     quantized_bytes = sum(plan.stored_bytes for plan in quantized)
     num_weights = sum(plan.num_weights for plan in plans)
@@ -161,7 +170,7 @@ def sizes(
         num_quantized_weights=num_quantized,
         bits_per_weight_quantized=_bits(quantized_bytes, num_quantized),
         bits_per_weight_component=_bits(model_bytes, num_weights),
-        bits_per_weight_directory=_bits(directory_bytes, num_weights),
+        bits_per_weight_directory=_bits(directory_bytes, num_weights + carried_weights),
     )
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from thermoq.checkpoint.manifest import QuantizedTensor
+from thermoq.checkpoint.carry import CONFIG_NAME, QUANTIZATION_KEY
+from thermoq.checkpoint.manifest import QuantizedTensor, manifest_path
 from thermoq.checkpoint.quantized import QuantizedComponent, open_quantized
 from thermoq.checkpoint.reader import MappedFiles, StoredTensor
-from thermoq.checkpoint.untrusted import bad_tensor
+from thermoq.checkpoint.untrusted import bad_file, bad_tensor, shown
 from thermoq.progress import NoProgress, Progress
+from thermoq.weights import matrix_shape
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ def verify(directory: Path | str, *, progress: Progress | None = None) -> Verifi
     progress = progress or NoProgress()
     root = Path(directory)
     _, components = open_quantized(root)
+    for component in components:
+        _verify_folder(component)
     progress.start(
         "verify",
         sum(len(part.manifest.tensors) for part in components),
@@ -60,6 +64,28 @@ def verify(directory: Path | str, *, progress: Progress | None = None) -> Verifi
     )
 
 
+def _verify_folder(quantized: QuantizedComponent) -> None:
+    """Check that the manifest belongs here, and that config.json says the same."""
+    component, manifest = quantized.component, quantized.manifest
+    # A component may also be looked at by itself, as the root.
+    names = [component.name or component.directory.resolve().name, component.name]
+    if manifest.component not in names:
+        problem = f"component: expected {shown(names[-1])}, got {shown(manifest.component)}"
+        raise bad_file(manifest_path(component.directory), problem)
+    path = component.directory / CONFIG_NAME
+    entry = (component.config or {}).get(QUANTIZATION_KEY)
+    if not isinstance(entry, dict):
+        raise bad_file(path, f"expected a {QUANTIZATION_KEY}, got {shown(entry)}")
+    for key, expected in (
+        ("quant_method", manifest.format),
+        ("format_version", manifest.format_version),
+        ("bit_width", manifest.bit_width),
+    ):
+        if entry.get(key) != expected:
+            got = shown(entry.get(key))
+            raise bad_file(path, f"{QUANTIZATION_KEY}.{key}: expected {shown(expected)}, got {got}")
+
+
 def _verify_tensor(component: QuantizedComponent, name: str, files: MappedFiles) -> int:
     entry = component.manifest.tensors[name]
     digest = hashlib.sha256()
@@ -69,6 +95,7 @@ def _verify_tensor(component: QuantizedComponent, name: str, files: MappedFiles)
         digest.update(data.data)
         if isinstance(entry, QuantizedTensor):
             _verify_values(part, data)
+            _verify_spare_bits(entry, part, data)
     if digest.hexdigest() != entry.sha256:
         raise bad_tensor(
             parts[0].path,
@@ -92,3 +119,16 @@ def _verify_values(part: StoredTensor, data: NDArray[np.uint8]) -> None:
             raise bad_tensor(part.path, part.name, f"expected scales >= 0, got {values.min()}")
     elif part.dtype == "I8" and (data == 0x80).any():
         raise bad_tensor(part.path, part.name, "expected codes in [-127, 127], got -128")
+
+
+def _verify_spare_bits(entry: QuantizedTensor, part: StoredTensor, data: NDArray[np.uint8]) -> None:
+    """Check that the bits after a row's last packed code are 0."""
+    rows, cols = matrix_shape(entry.shape, entry.row_dimension)
+    used = cols * entry.bit_width % 8
+    if part.dtype != "U8" or not used:
+        return
+    spare = data.reshape(rows, -1)[:, -1] >> used
+    if spare.any():
+        row = int(np.flatnonzero(spare)[0])
+        problem = f"expected 0 in the bits after the last code of row {row}, got {spare[row]:#b}"
+        raise bad_tensor(part.path, part.name, problem)

@@ -208,7 +208,7 @@ def spectral_concentration(
     """
     if source_energy <= 0.0:
         return 1.0
-    sigma_squared = _core.largest_squared_singular_value(
+    spectral, frobenius = _core.squared_norms(
         matrix.data,
         FLOAT_TYPES[matrix.dtype],
         matrix.rows,
@@ -218,7 +218,9 @@ def spectral_concentration(
         seed,
         threads,
     )
-    return min(float(matrix.cols), max(1.0, matrix.cols * sigma_squared / source_energy))
+    # Its own ||W||_F^2, as that of the quantizer depends, in the last digits, on the scheme.
+    kappa = matrix.cols * spectral / frobenius if frobenius else 1.0
+    return min(float(matrix.cols), max(1.0, kappa))
 
 
 def _check_range(error: _core.QuantizationError) -> None:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
+from report_examples import example_report
 from thermoq.checkpoint.manifest import (
+    SCHEDULE_KINDS,
     CopiedTensor,
     Manifest,
     QuantizedTensor,
+    ScheduleEntry,
     TimeGroupTable,
-    read_manifest,
+    check_checksum,
+    parse_manifest,
+    read_content,
     write_manifest,
 )
 from thermoq.errors import InputError
+from thermoq.report.model import LayerTimeParameters
+from thermoq.reporting import report_for_manifest
+from thermoq.schedule import NoiseSchedule
 from thermoq.weights import Scheme
 
 AFFINE = QuantizedTensor(
@@ -35,7 +44,7 @@ MANIFEST = Manifest(
     method="minmax",
     bit_width=2,
     time_groups=TimeGroupTable(num_timesteps=1000, time_group_starts=(999.0, 499.0)),
-    schedule="cosine, T = 1000",
+    schedule=ScheduleEntry(kind="gaussian", num_timesteps=1000, description="cosine, T = 1000"),
     tensors={
         "a.weight": AFFINE,
         "b.weight": AFFINE.model_copy(update={"same_as": "a.weight", "sha256": None}),
@@ -51,6 +60,13 @@ def written(tmp_path: Path) -> dict[str, Any]:
     return content
 
 
+def read_manifest(directory: Path) -> Manifest:
+    content, path = read_content(directory), directory / "thermoq.json"
+    manifest = parse_manifest(content, path)
+    check_checksum(content, path)
+    return manifest
+
+
 def test_round_trip(tmp_path: Path) -> None:
     content = written(tmp_path)
     assert read_manifest(tmp_path) == MANIFEST
@@ -58,6 +74,85 @@ def test_round_trip(tmp_path: Path) -> None:
     assert content["format_version"] == 1
     assert "same_as" not in content["tensors"]["a.weight"]
     assert "sha256" not in content["tensors"]["b.weight"]
+
+
+def test_a_tensor_a_line(tmp_path: Path) -> None:
+    content = written(tmp_path)
+    lines = (tmp_path / "thermoq.json").read_text().splitlines()
+    for name in MANIFEST.tensors:
+        (line,) = (line for line in lines if line.startswith(f'"{name}":{{'))
+        assert json.loads(f"{{{line.rstrip(',')}}}") == {name: content["tensors"][name]}
+    for key in content:
+        assert sum(line.startswith(f'"{key}":') for line in lines) >= 1
+
+
+def test_the_checksum_of_the_entries(tmp_path: Path) -> None:
+    content = written(tmp_path)
+    text = json.dumps(content["tensors"], sort_keys=True, separators=(",", ":"))
+    assert content["tensors_sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    reordered = {key: content[key] for key in sorted(content)}
+    (tmp_path / "thermoq.json").write_text(json.dumps(reordered, indent=3))
+    assert read_manifest(tmp_path) == MANIFEST
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_entries_that_have_changed(tmp_path: Path, later: bool) -> None:
+    content = written(tmp_path)
+    content["tensors"]["a.weight"].update({"time_gain": 1} if later else {"row_dimension": 1})
+    (tmp_path / "thermoq.json").write_text(json.dumps(content))
+    message = r"thermoq\.json: expected tensors_sha256 [0-9a-f]{64}, got '[0-9a-f]{64}': the entr"
+    with pytest.raises(InputError, match=message):
+        read_manifest(tmp_path)
+
+
+def test_a_number_beyond_all_bounds_among_the_entries(tmp_path: Path) -> None:
+    written(tmp_path)
+    path = tmp_path / "thermoq.json"
+    path.write_text(path.read_text().replace('"bit_width":2,', '"bit_width":2,"later":1e999,'))
+    with pytest.raises(InputError, match="the entries have changed"):
+        read_manifest(tmp_path)
+
+
+def test_every_kind_of_schedule_is_known() -> None:
+    assert get_args(get_type_hints(NoiseSchedule)["kind"]) == SCHEDULE_KINDS
+
+
+def test_no_checksum_of_the_entries(tmp_path: Path) -> None:
+    content = written(tmp_path)
+    del content["tensors_sha256"]
+    (tmp_path / "thermoq.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"expected tensors_sha256 [0-9a-f]{64}, got None"):
+        read_manifest(tmp_path)
+
+
+def test_many_layers_and_time_groups_stay_readable(tmp_path: Path) -> None:
+    """800 layers of 1000 time groups, all with numbers of 17 digits."""
+    report = example_report(num_layers=1)
+    (row,) = report.layers
+    values = [0.1 + 1 / (3 + i) for i in range(1000)]
+    parameters = LayerTimeParameters(
+        parameter_source="noise-schedule prior",
+        spectral_concentration=1.0,
+        scale=values,
+        zero_point=[100 * value for value in values],
+        scale_jump=values[1:],
+        zero_point_jump=values[1:],
+        unclipped_scale_jump=values[1:],
+        boundary_scores=values[1:],
+        smoothness_score=0.5,
+        violation_count=0,
+    )
+    row = row.model_copy(update={"time_parameters": parameters})
+    report = report.model_copy(update={"layers": [row] * 800})
+    entries = {f"blocks.{i}.weight": AFFINE for i in range(800)}
+    embedded = report_for_manifest(report)
+    assert embedded["layers"][0]["time_parameters"].keys() == {
+        *("parameter_source", "spectral_concentration", "scale", "zero_point"),
+        *("smoothness_score", "violation_count"),
+    }
+    write_manifest(MANIFEST.model_copy(update={"tensors": entries, "report": embedded}), tmp_path)
+    assert (tmp_path / "thermoq.json").stat().st_size < 40e6
+    assert len(read_manifest(tmp_path).tensors) == 800
 
 
 def test_what_an_entry_knows() -> None:
@@ -81,6 +176,18 @@ def set_top(key: str, value: object) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def time_table(*starts: object, num_timesteps: object = 1000) -> Callable[[dict[str, Any]], None]:
+    table = {"num_timesteps": num_timesteps, "time_group_starts": starts}
+    return set_top("time_groups", table)
+
+
+def set_schedule(key: str, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        content["schedule"][key] = value
+
+    return change
+
+
 def drop(key: str) -> Callable[[dict[str, Any]], None]:
     def change(content: dict[str, Any]) -> None:
         del content[key]
@@ -98,6 +205,20 @@ WRONG = [
     (set_top("tensors", []), r"tensors: "),
     (set_top("bit_width", 3), r"bit_width: .*expected 2, 4 or 8, got 3$"),
     (set_top("phase", 3), r"phase: .*got 3$"),
+    (time_table(), r"time_groups: expected time_group_starts from 999, got none$"),
+    (time_table(998.0, 1.0), r"time_groups: expected time_group_starts from 999, got 998\.0$"),
+    (time_table(999, 1.5, 1.5), r"expected time_group_starts that fall .*, got 1\.5 after 1\.5$"),
+    (time_table(999, 1, 2), r"expected time_group_starts that fall .*, got 2 after 1$"),
+    (time_table(999, -0.5), r"expected time_group_starts that fall .*, got -0\.5 after 999$"),
+    (time_table(-1, num_timesteps=0), r"time_groups\.num_timesteps: .*got 0$"),
+    (set_schedule("kind", "sigmoid"), r"schedule\.kind: expected a known schedule, got 'sigmoid'$"),
+    (set_schedule("num_timesteps", 0), r"schedule\.num_timesteps: .*got 0$"),
+    (set_top("schedule", "cosine"), r"schedule: .*got 'cosine'$"),
+    (
+        set_entry("same_as", "b.weight"),
+        rf"{ENTRY}: .*expected one of sha256 and same_as, got both$",
+    ),
+    (set_entry("sha256", None), rf"{ENTRY}: .*expected one of sha256 and same_as, got neither$"),
     (set_top("time_groups", {"num_timesteps": 1}), r"time_groups\.time_group_starts"),
     (
         set_entry("encoding", "trellis"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,36 @@ def test_writing_in_another_order_gives_the_same_bytes(tmp_path: Path) -> None:
             writer.write(name, [array_of(part) for part in PARTS[name]])
         (path,) = writer.finish().paths
     assert path.read_bytes() == expected
+
+
+def test_one_file_is_open_at_a_time(tmp_path: Path) -> None:
+    def open_files() -> list[str]:
+        links = (os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
+        return [os.readlink(link) for link in links if os.path.islink(link)]
+
+    def ours() -> list[str]:
+        return [Path(name).name for name in open_files() if name.startswith(str(tmp_path))]
+
+    with CheckpointWriter(tmp_path, "model", PARTS, 1) as writer:
+        for number, (name, parts) in enumerate(PARTS.items(), start=1):
+            writer.write(name, [array_of(part) for part in parts])
+            assert ours() == [f"model-{number:05d}-of-{len(PARTS):05d}.safetensors"]
+        writer.finish()
+        assert ours() == []
+    with CheckpointWriter(tmp_path / "other", "model", PARTS, 1) as writer:
+        writer.write("b.weight", [array_of(part) for part in PARTS["b.weight"]])
+        assert len(ours()) == 1
+    assert ours() == []  # on leaving early too
+
+
+def test_shards_in_another_order_have_the_same_bytes(tmp_path: Path) -> None:
+    expected = [path.read_bytes() for path in write(tmp_path / "one", 30).paths]
+    with CheckpointWriter(tmp_path / "other", "model", PARTS, 30) as writer:
+        for name in ["a.bias", "b.weight", "large", "empty", "naïve.weight", "flags"]:
+            writer.write(name, [array_of(part) for part in PARTS[name]])
+        written = writer.finish()
+    assert [path.read_bytes() for path in written.paths] == expected
+    assert written.total_bytes == sum(map(len, expected))
 
 
 def test_mistakes_of_the_caller(tmp_path: Path) -> None:

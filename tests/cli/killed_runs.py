@@ -9,6 +9,7 @@ beginning, on the same arguments, loads and compiles what the others then have.
 from __future__ import annotations
 
 import builtins
+import errno
 import io
 import os
 import shutil
@@ -21,7 +22,7 @@ from thermoq import staging
 from thermoq.cli.app import main
 
 
-def die_at(number: int) -> None:
+def die_at(number: int, renameat2: Callable[..., int] | None) -> None:
     """Have this process killed right before call `number` that changes something on the disk."""
     count = 0
 
@@ -44,7 +45,7 @@ def die_at(number: int) -> None:
     for module in (os, io, builtins):
         module.open = killing(module.open, opens=True)  # type: ignore[attr-defined]
     shutil.copyfile = killing(shutil.copyfile)
-    staging._exchange_at_once = killing(staging._exchange_at_once)
+    staging._renameat2 = killing(renameat2 or staging._renameat2)
 
 
 def exit_code_of_main() -> int:
@@ -59,7 +60,8 @@ def run_until(number: int) -> int:
     """Fork a run that dies at call `number`; return the signal that ended it, or 0."""
     child = os.fork()
     if child == 0:
-        die_at(number)
+        missing = "THERMOQ_TEST_NO_RENAMEAT2" in os.environ
+        die_at(number, (lambda *arguments: errno.ENOSYS) if missing else None)
         os._exit(exit_code_of_main())
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status):

@@ -477,8 +477,8 @@ def test_a_wrong_configuration(case: str, there: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("method: hessian", "method: expected minmax or null, got 'hessian'"),
-        ("rotation: hadamard", "rotation: expected none or null, got 'hadamard'"),
+        ("method: hessian", "method: expected minmax (others are not in"),
+        ("rotation: hadamard", "rotation: expected none (others are not in"),
         ("thermodynamic: {smoothing: {enabled: true}}", "expected false (this version of thermoq"),
         ("thermodynamic: {optimization: {enabled: true}}", "expected false (this version of"),
     ],
@@ -489,9 +489,28 @@ def test_what_later_versions_do_is_refused(text: str, expected: str, there: Path
     refused(there, [*arguments, "--config", there / "c.yaml"], 2, "c.yaml, line 2: ", expected)
 
 
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (MemoryError(), "error: not enough memory"),
+        (MemoryError("std::bad_alloc"), "error: not enough memory: std::bad_alloc"),
+    ],
+)
+def test_too_little_memory(
+    error: MemoryError, problem: str, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("thermoq.pipeline.carry_files", failing)
+    assert refused(there, baseline(there), 1).problem() == problem
+
+
 def test_flags_of_later_versions_are_refused(there: Path) -> None:
     arguments = ["quantize", "--model", there / "model", "--output", there / "new"]
-    refused(there, [*arguments, "--method", "lsq"], 2, "--method: expected minmax or null")
+    later = "(others are not in this version)"
+    refused(there, [*arguments, "--method", "lsq"], 2, f"--method: expected minmax {later}, got")
+    refused(there, [*arguments, "--encoding", "coded"], 2, f"--encoding: expected affine {later}")
     refused(there, [*arguments, "--phase", "smooth"], 2, "--phase: expected baseline")
 
 
@@ -671,7 +690,7 @@ BAD_OUTPUTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         [f"tensor '{QUERY}.", "expected an entry in thermoq.json, got none"],
     ),
     "same as nothing": (
-        entry_with(same_as="gone"),
+        entry_with(same_as="gone", sha256=None),
         [f"tensor '{QUERY}': expected same_as to name a stored tensor, got 'gone'"],
     ),
     "missing shard": (

@@ -163,7 +163,7 @@ def with_faults(
             for name in ("rename", "replace", "link"):
                 patch.setattr(os, name, faults.wrapped(getattr(os, name)))
         if not exchanges:  # as where the file system knows no such call
-            patch.setattr(staging, "_exchange_at_once", lambda one, other: False)
+            patch.setattr(staging, "_renameat2", lambda *arguments: errno.ENOSYS)
         finished = run(*command)
     return finished, faults.count >= number
 
@@ -172,6 +172,7 @@ def with_faults(
     ("variant", "lasting", "exchanges"),
     [
         ("fresh", False, True),
+        ("fresh", False, False),
         ("fresh", True, True),
         ("overwriting", False, True),
         ("overwriting", False, False),

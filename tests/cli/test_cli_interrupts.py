@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,14 +192,14 @@ def test_ignored_signals_stay_ignored(there: Path) -> None:
 def killer(there: Path) -> Iterator[Callable[[list[object]], Callable[[int], int]]]:
     processes = []
 
-    def start(command: list[object]) -> Callable[[int], int]:
+    def start(command: list[object], **environment: str) -> Callable[[int], int]:
         process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("killed_runs.py")), *map(str, command)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"} | environment,
         )
         processes.append(process)
         assert process.stdin is not None
@@ -269,6 +270,37 @@ def test_killed_at_every_call_while_overwriting(there: Path, killer: Any) -> Non
     assert seen == sorted(seen)  # from the exchange on the new one
     assert seen.count(False) > 10
     assert seen.count(True) > 5  # while the old one was deleted
+
+
+def test_killed_at_every_call_without_an_exchange(there: Path, killer: Any) -> None:
+    """Between two renames the old output has no name, and the next run tells where it is."""
+    reference, old = tree_of_reference(there), tree(there / "old")
+    kill_at = killer(
+        arguments(there, "old", "--quiet", "--overwrite"), THERMOQ_TEST_NO_RENAMEAT2="1"
+    )
+    clean(there, ["old"])
+    succeed(*arguments(there, "old", "--bit-width", 8))
+    number = without = 0
+    while True:
+        number += 1
+        killed = kill_at(number)
+        if not (there / "old").exists():
+            without += 1
+            (kept,) = [path for path in leftovers(there) if path.name.endswith("-old")]
+            finished = succeed(*arguments(there, "old"))
+            shutil.rmtree(there / "old")
+            said = f"it holds the previous output, and renaming it to {there / 'old'} restores it"
+            assert f"warning: {kept}: left by a killed run; {said}\n" in finished.stderr
+            kept.rename(there / "old")
+        now = tree(there / "old")
+        assert now in (old, reference), number
+        clean(there, [])
+        if now == reference:
+            clean(there, ["old"])
+            succeed(*arguments(there, "old", "--bit-width", 8))
+        if not killed:
+            break
+    assert without == 1
 
 
 def tree_of_reference(there: Path) -> Any:

@@ -10,6 +10,7 @@ import pytest
 from report_examples import example_report
 from thermoq.errors import InputError
 from thermoq.report.html import render_html, write_html
+from thermoq.report.model import Characteristic
 from thermoq.report.wording import TIMES
 
 VOID = {"meta", "link", "br", "wbr", "input", "img", "hr"}
@@ -200,7 +201,34 @@ def test_patterns_have_cause_impact_and_advice():
 def test_characteristics_are_met_or_not_in_words():
     part = section(render_html(example_report()), "expectations")
     assert part.count("</span> met</span>") == 3
-    assert part.count("</span> not met</span>") == 2
+    assert part.count("</span> not met</span>") == 1
+    assert part.count('<span class="outcome neutral">better: above the range</span>') == 1
+
+
+def test_signs_of_a_poor_baseline_are_present_or_absent():
+    report = example_report()
+    rows = [
+        Characteristic(name=name, expected="", actual="", met=met, bad_sign=True)
+        for name, met in (("one", True), ("two", False))
+    ]
+    rows.append(Characteristic(name="three", expected="", actual=""))
+    assessment = report.assessment.model_copy(update={"characteristics": rows})
+    part = section(
+        render_html(report.model_copy(update={"assessment": assessment})), "expectations"
+    )
+    assert '<span class="outcome bad"><span aria-hidden="true">✗</span> present' in part
+    assert '<span class="outcome good"><span aria-hidden="true">✓</span> absent' in part
+    assert '<span class="outcome neutral">not applicable</span>' in part
+
+
+@pytest.mark.parametrize("components", [("",), ("transformer",), ("transformer", "transformer_2")])
+def test_the_least_smooth_layers_are_shown_in_every_layout(components):
+    report = example_report(components=components, num_layers=30)
+    text = render_html(report)
+    table = section(text, "profile").split("The layers with the lowest smoothness score")[1]
+    assert table.split("</table>")[0].count('<a href="#layer-') == 5
+    assert section(text, "trajectory").count('<path class="line worst"') == 3
+    assert "least smooth layers:" in section(text, "trajectory")
 
 
 def test_layers_are_sortable_only_with_scripts():
@@ -238,6 +266,8 @@ def test_user_text_is_escaped_everywhere():
 def test_without_validation_one_line_names_the_key():
     text = render_html(example_report(validation=False))
     assert "<code>quantization.thermodynamic.validation.enabled: true</code>" in text
+    assert "report.html --validation --overwrite" in Page(text).text
+    assert "<em>activation</em> parameters" in text
     for name in ("expectations", "boundaries", "patterns", "trajectory"):
         assert f'id="{name}"' not in text
         assert f'href="#{name}"' not in text
@@ -264,7 +294,20 @@ def test_no_violation_is_said():
     body = Page(render_html(example_report(kappa_scale=0))).text
     assert "No boundary exceeds the threshold." in body
     assert "None: no boundary exceeds the threshold." in body
-    assert "all zero-point jumps are 0" in body
+    assert "all zero-point jumps are 0: the prior fixes zero-points" in body
+    assert "Zero-points are fixed by the prior" in body
+
+
+def test_times_name_their_unit_once():
+    body = Page(render_html(example_report())).text
+    assert "plan0.0271 s" in body
+    assert "plan s" not in body
+
+
+def test_no_more_labels_than_fit_below_the_boundaries():
+    for groups, labels in ((20, 19), (41, 20), (400, 20)):
+        part = section(render_html(example_report(num_time_groups=groups)), "boundaries")
+        assert len(re.findall('dy="30"', part)) == labels
 
 
 def test_components_are_told_apart():

@@ -307,3 +307,28 @@ def test_byte_bars_add_up_to_the_files():
     assert sum(segment.width for segment in enlarged.segments) == pytest.approx(100, abs=0.01)
     share = 100 * stored.total / source.total
     assert sum(segment.width for segment in stored.segments) == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.0, "1.0000"), (0.99999, "0.99999"), (0.9531, "0.9531"), (0.0, "0.0000"), (-1.0, "-1.0000")],
+)
+def test_close_to_one_is_not_one(value, text):
+    assert wording.close_to_one(value) == text
+
+
+@pytest.mark.parametrize(
+    ("command", "again"),
+    [
+        (
+            "thermoq baseline --no-validation --model m --output o",
+            "thermoq baseline --model m --output o --validation --overwrite",
+        ),
+        (
+            "thermoq.quantize('m', 'o')",
+            "thermoq.quantize('m', 'o', validation=True, overwrite=True)",
+        ),
+    ],
+)
+def test_a_command_with_validation(command, again):
+    assert wording.with_validation(command) == again

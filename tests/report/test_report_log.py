@@ -9,6 +9,7 @@ from report_examples import example_report
 from thermoq.errors import InputError
 from thermoq.report.json import THERMODYNAMIC_KEYS
 from thermoq.report.log import render_log, write_log
+from thermoq.report.profile import layer_profile
 
 
 def section(text: str, title: str) -> list[str]:
@@ -20,8 +21,8 @@ def test_every_tensor_has_its_line():
     report = example_report(num_layers=23)
     lines = section(render_log(report), "quantized tensors")
     assert len(lines) == 23
-    assert lines[1] == (
-        "2/23 transformer/transformer_blocks.0.attn1.to_q.weight: 1152 x 1152 BF16, body, affine "
+    assert lines[2] == (
+        "3/23 transformer/transformer_blocks.0.attn1.to_q.weight: 1152 x 1152 BF16, body, affine "
         "2 bit in groups of 64 (2.50 bits/weight), relative squared error 0.161, largest error "
         "0.00803, cosine 0.9158, 414,720 bytes"
     )
@@ -44,6 +45,9 @@ def test_every_thermodynamic_figure_names_its_source(groups):
     )
     lines = [line for line in text.split("\n") if figures.search(line)]
     assert len(lines) > 20
+    (cosine,) = (line for line in lines if "Cosine" in line)
+    assert cosine == "  met: Cosine similarity: expected ≥ 0.70, got 0.9432"  # of the weights
+    lines.remove(cosine)
     for line in lines:
         assert line.endswith("[parameter_source: noise-schedule prior]"), line
     assert "parameter source: noise-schedule prior: a model, not a measurement" in text
@@ -97,3 +101,29 @@ def test_write_log(tmp_path):
     assert (tmp_path / "report.log").read_text(encoding="utf-8") == render_log(report)
     with pytest.raises(InputError, match="expected an existing directory"):
         write_log(report, tmp_path / "gone" / "report.log")
+
+
+def test_layers_are_numbered_as_on_the_page():
+    report = example_report(num_layers=4)
+    report = report.model_copy(update={"layers": list(reversed(report.layers))})
+    numbered = [f"{r.number}/4 transformer/{r.name}:" for r in layer_profile(report).rows]
+    for title in ("quantized tensors", "smoothness of layers"):
+        lines = section(render_log(report), title)
+        assert all(map(str.startswith, lines, numbered))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"met": None}, "not applicable"),
+        ({"met": False, "better": "above"}, "better: above the range"),
+        ({"met": True, "bad_sign": True}, "present"),
+        ({"met": False, "bad_sign": True}, "absent"),
+    ],
+)
+def test_outcomes_of_expectations(changes, words):
+    report = example_report()
+    row = report.assessment.characteristics[1].model_copy(update=changes)
+    assessment = report.assessment.model_copy(update={"characteristics": [row]})
+    lines = section(render_log(report.model_copy(update={"assessment": assessment})), "verdict")
+    assert lines[1].startswith(f"{words}: {row.name}: expected")

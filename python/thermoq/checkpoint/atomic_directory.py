@@ -8,7 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from thermoq.errors import InputError, UsageError
-from thermoq.staging import Staging, final_path, published_together, refused, sync
+from thermoq.staging import (
+    Staging,
+    already_there,
+    final_path,
+    published_together,
+    refused,
+    sync,
+)
 
 
 def check_target(target: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
@@ -31,7 +38,7 @@ def check_target(target: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()
     if os.path.lexists(target) and not target.is_dir():
         raise InputError(f"{target}: expected a directory to write, got a file of that name")
     if target.exists() and not overwrite:
-        raise InputError(f"{target}: already exists; --overwrite replaces it")
+        raise already_there(target)
     if not final.parent.is_dir():
         raise InputError(
             f"{target}: expected an existing directory to write into, got {final.parent} (missing)"
@@ -39,25 +46,46 @@ def check_target(target: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()
 
 
 @contextmanager
-def new_directory(staging: Staging, target: Path) -> Iterator[Path]:
-    """Yield an empty directory beside `target` that takes its name with all else in `staging`."""
-    temporary = staging.add(target).temporary
+def new_directory(staging: Staging, target: Path, *, replace: bool) -> Iterator[Path]:
+    """Yield an empty directory beside `target` that takes its name with all else in `staging`.
+
+    Raises InputError where the disk refuses, naming the target unless a file elsewhere is at fault.
+    Without `replace`, publishing fails if the name is taken by then.
+    """
+    temporary = staging.add(target, replace=replace).temporary
     try:
         temporary.mkdir()
         yield temporary
     except OSError as error:
+        at_fault = _file_elsewhere(error, temporary)
+        if at_fault is not None:
+            raise InputError(f"{at_fault}: {error.strerror or error}") from None
         raise refused(target, error) from None
 
 
+def _file_elsewhere(error: OSError, directory: Path) -> Path | None:
+    """Return the file that `error` names, None if it names none or one below `directory`."""
+    if not isinstance(error.filename, str):
+        return None
+    path = Path(error.filename)
+    return None if directory in (path, *path.parents) else path
+
+
 @contextmanager
-def atomic_directory(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path, *, replace: bool | None = None) -> Iterator[Path]:
     """Yield an empty directory beside `target` that takes its name when the block succeeds.
 
     Call `sync_tree` on it before the block ends. An existing directory is exchanged in one step and
     then deleted. On any error or interrupt the temporary directory is removed and `target` is as it
-    was. Raises InputError where the disk refuses.
+    was. Raises InputError where the disk refuses, and without `replace` if something has the name;
+    None: replace only what has it now.
     """
-    with published_together() as staging, new_directory(staging, target) as temporary:
+    if replace is None:
+        replace = os.path.lexists(final_path(target))
+    with (
+        published_together() as staging,
+        new_directory(staging, target, replace=replace) as temporary,
+    ):
         yield temporary
 
 

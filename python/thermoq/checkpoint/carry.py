@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from thermoq.checkpoint.untrusted import reading
 
 CONFIG_NAME = "config.json"
 QUANTIZATION_KEY = "quantization_config"
+_COPIED_AT_ONCE = 2**22  # bytes
 
 
 def carry_files(
@@ -30,9 +30,7 @@ def carry_files(
         destination = target / relative
         destination.parent.mkdir(parents=True, exist_ok=True)
         source = checkpoint.directory / relative
-        with reading(source):
-            open(source, "rb").close()  # tells an unreadable source from a full target
-        shutil.copyfile(source, destination)
+        _copy(source, destination)
     for name, config in configs.items():
         if config is not None:
             destination = target / _config_path(name)
@@ -48,6 +46,20 @@ def tree_bytes(directory: Path) -> int:
         for folder, _, names in os.walk(directory)
         for name in names
     )
+
+
+def _copy(source: Path, destination: Path) -> None:
+    """Copy a file's bytes. Raises InputError for the source, OSError for the destination."""
+    buffer = memoryview(bytearray(_COPIED_AT_ONCE))
+    with reading(source):
+        reader = open(source, "rb", buffering=0)  # noqa: SIM115 (closed below)
+    with reader, open(destination, "xb") as writer:
+        while True:
+            with reading(source):
+                count = reader.readinto(buffer)
+            if not count:
+                break
+            writer.write(buffer[:count])
 
 
 def _config_path(component: str) -> Path:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +20,7 @@ from pydantic import (
 
 from thermoq.checkpoint.carried import MANIFEST_NAME
 from thermoq.checkpoint.header import DTYPE_BITS
-from thermoq.checkpoint.strict_json import read_json_object
+from thermoq.checkpoint.strict_json import JsonObject, read_json_object
 from thermoq.checkpoint.untrusted import bad_file, shown
 from thermoq.errors import InputError
 from thermoq.report.model import LayerClass
@@ -25,6 +28,7 @@ from thermoq.settings import MAX_GROUP_SIZE
 from thermoq.weights import FLOAT_TYPES, Q8_GROUP_SIZE, Scheme
 
 FORMAT_VERSION = 1
+SCHEDULE_KINDS = ("gaussian", "flow_matching", "masked")
 
 
 def _known_dtype(name: str) -> str:
@@ -37,6 +41,12 @@ def _known_bit_width(bit_width: int) -> int:
     if bit_width not in (2, 4, 8):
         raise ValueError("expected 2, 4 or 8")
     return bit_width
+
+
+def _known_schedule(kind: str) -> str:
+    if kind not in SCHEDULE_KINDS:
+        raise ValueError("expected a known schedule")
+    return kind
 
 
 BitWidth = Annotated[int, AfterValidator(_known_bit_width)]
@@ -55,6 +65,13 @@ class _Tensor(_Part):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         default=None, description="of the stored parts; null with same_as"
     )
+
+    @model_validator(mode="after")
+    def _is_stored_or_same(self) -> _Tensor:
+        if (self.sha256 is None) == (self.same_as is None):
+            got = "neither" if self.sha256 is None else "both"
+            raise ValueError(f"expected one of sha256 and same_as, got {got}")
+        return self
 
     @property
     def num_weights(self) -> int:
@@ -107,8 +124,30 @@ TensorEntry = Annotated[CopiedTensor | QuantizedTensor, Field(discriminator="enc
 class TimeGroupTable(_Part):
     """The time groups, noisiest first; group `g` starts at timestep `time_group_starts[g]`."""
 
-    num_timesteps: int
+    num_timesteps: Annotated[int, Field(ge=1)]
     time_group_starts: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _falls(self) -> TimeGroupTable:
+        starts, last = self.time_group_starts, self.num_timesteps - 1
+        if not starts or starts[0] != last:
+            got = shown(starts[0]) if starts else "none"
+            raise ValueError(f"expected time_group_starts from {shown(last)}, got {got}")
+        for before, after in pairwise(starts):
+            if not before > after >= 0:
+                raise ValueError(
+                    f"expected time_group_starts that fall strictly, down to 0 at most, "
+                    f"got {after:g} after {before:g}"
+                )
+        return self
+
+
+class ScheduleEntry(_Part):
+    """The noise schedule of the model; `description` is for people."""
+
+    kind: Annotated[str, AfterValidator(_known_schedule)]
+    num_timesteps: Annotated[int, Field(ge=1)]
+    description: str
 
 
 class Manifest(_Part):
@@ -122,7 +161,7 @@ class Manifest(_Part):
     method: str
     bit_width: BitWidth
     time_groups: TimeGroupTable
-    schedule: str
+    schedule: ScheduleEntry
     tensors: dict[str, TensorEntry]
     report: dict[str, Any] = Field(description="the run's report, without what varies by machine")
 
@@ -133,24 +172,34 @@ def manifest_path(component_directory: Path) -> Path:
 
 
 def write_manifest(manifest: Manifest, component_directory: Path) -> None:
-    """Write the manifest into a directory that nobody reads yet."""
-    text = manifest.model_dump_json(indent=1, exclude_none=True)
-    manifest_path(component_directory).write_text(text + "\n", encoding="utf-8")
+    """Write the manifest, with the checksum of its entries, where nobody reads yet."""
+    content = manifest.model_dump(mode="json", exclude_none=True)
+    report = content.pop("report")
+    content |= {"tensors_sha256": tensors_checksum(content["tensors"]), "report": report}
+    # A tensor and a layer of the report a line: compact, and diffs stay readable.
+    levels = {"tensors": 1, "report": 2}
+    lines = (f"{_compact(key)}:{_laid_out(content[key], levels.get(key, 0))}" for key in content)
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    manifest_path(component_directory).write_text(text, encoding="utf-8")
 
 
-def read_manifest(component_directory: Path) -> Manifest:
-    """Read and check the manifest of a quantized component.
-
-    Raises InputError if there is none, if it is malformed, or if it names an encoding or a version
-    that this thermoq does not know.
-    """
+def read_content(component_directory: Path) -> JsonObject:
+    """Read the JSON of a component's manifest; raises InputError if there is none."""
     path = manifest_path(component_directory)
     if not path.is_file():
         raise InputError(
             f"{component_directory}: expected a checkpoint quantized by thermoq, "
             f"got no {MANIFEST_NAME}"
         )
-    content = read_json_object(path, strict=True)
+    return read_json_object(path, strict=True)
+
+
+def parse_manifest(content: JsonObject, path: Path) -> Manifest:
+    """Check the manifest that was read from `path`, all but its checksum.
+
+    Raises InputError if it is malformed, or if it names an encoding, a schedule or a version that
+    this thermoq does not know.
+    """
     if content.get("format_version") != FORMAT_VERSION:
         got = shown(content.get("format_version"))
         raise bad_file(path, f"expected format_version {FORMAT_VERSION}, got {got}")
@@ -158,6 +207,37 @@ def read_manifest(component_directory: Path) -> Manifest:
         return Manifest.model_validate(content)
     except ValidationError as error:
         raise bad_file(path, _first_problem(error)) from None
+
+
+def check_checksum(content: JsonObject, path: Path) -> None:
+    """Check that the entries are as they were written, unknown keys included; else InputError."""
+    said, found = content.get("tensors_sha256"), tensors_checksum(content["tensors"])
+    if said != found:
+        problem = f"expected tensors_sha256 {found}, got {shown(said)}: the entries have changed"
+        raise bad_file(path, problem)
+
+
+def tensors_checksum(entries: JsonObject) -> str:
+    """Return the SHA-256 of `tensors` as compact JSON with sorted keys, in UTF-8."""
+    text = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _laid_out(value: object, levels: int) -> str:
+    """JSON with the items of the outer `levels` a line each, unless they are plain values."""
+    if levels == 0 or not isinstance(value, (dict, list)):
+        return _compact(value)
+    items = value.values() if isinstance(value, dict) else value
+    if not any(isinstance(item, (dict, list)) for item in items):
+        return _compact(value)
+    if isinstance(value, dict):
+        lines = [f"{_compact(key)}:{_laid_out(item, levels - 1)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(lines) + "\n}"
+    return "[\n" + ",\n".join(_laid_out(item, levels - 1) for item in value) + "\n]"
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -169,4 +249,7 @@ def _first_problem(error: ValidationError) -> str:
         place = ".".join(where) or "manifest"
     if problem["type"] == "union_tag_invalid":
         return f"{place}: expected a known encoding, got {shown(problem['ctx']['tag'])}"
-    return f"{place}: {problem['msg']}, got {shown(problem['input'])}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error" and ", got " in message:
+        return f"{place}: {message}"
+    return f"{place}: {message}, got {shown(problem['input'])}"

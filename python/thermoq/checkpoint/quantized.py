@@ -14,8 +14,10 @@ from thermoq.checkpoint.manifest import (
     CopiedTensor,
     Manifest,
     TensorEntry,
+    check_checksum,
     manifest_path,
-    read_manifest,
+    parse_manifest,
+    read_content,
 )
 from thermoq.checkpoint.reader import Component, MappedFiles, StoredTensor
 from thermoq.checkpoint.untrusted import bad_tensor, shown
@@ -102,12 +104,15 @@ def open_quantized(directory: Path) -> tuple[Checkpoint, tuple[QuantizedComponen
     ]
     if extra:  # components that --component added
         checkpoint = open_checkpoint(directory, extra, allow_quantized=True)
-    quantized = tuple(
-        QuantizedComponent(part, read_manifest(part.directory)) for part in checkpoint.components
-    )
-    for part in quantized:
-        _check(part)
-    return checkpoint, quantized
+    return checkpoint, tuple(_open(part) for part in checkpoint.components)
+
+
+def _open(component: Component) -> QuantizedComponent:
+    content, path = read_content(component.directory), manifest_path(component.directory)
+    quantized = QuantizedComponent(component, parse_manifest(content, path))
+    _check(quantized)
+    check_checksum(content, path)  # last: whatever is wrong by itself has a better message
+    return quantized
 
 
 def _check(quantized: QuantizedComponent) -> None:

@@ -77,8 +77,8 @@ class CheckpointWriter:
 
     `tensors` maps each tensor to the parts it is stored as, in the order of writing; a tensor's
     parts share a shard, and a shard holds at most `max_shard_bytes` unless one tensor needs more.
-    Everything lies at an offset fixed beforehand, so nothing is held back. Use as a context
-    manager; `OSError` passes through.
+    Everything lies at an offset fixed beforehand, so nothing is held back. One file is open at a
+    time. Use as a context manager; `OSError` passes through.
     """
 
     def __init__(
@@ -93,19 +93,14 @@ class CheckpointWriter:
         self._shards = _shards(directory, stem, tensors, max_shard_bytes)
         self._tensors = tensors
         self._shard_of = {part.name: shard for shard in self._shards for part in shard.parts}
-        self._files: dict[Path, int] = {}
+        self._open: tuple[Path, int] | None = None  # one at a time: a model may have hundreds
         self._offsets: dict[Path, dict[str, int]] = {}
+        self._sizes: dict[Path, int] = {}
         self._header_bytes = 0
         self._written: set[str] = set()
 
     def __enter__(self) -> CheckpointWriter:
         self._directory.mkdir(parents=True, exist_ok=True)
-        for shard in self._shards:
-            beginning, self._offsets[shard.path] = shard.layout()
-            self._header_bytes += len(beginning)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            self._files[shard.path] = os.open(shard.path, flags, 0o644)
-            _write_at(self._files[shard.path], memoryview(beginning), 0)
         return self
 
     def __exit__(
@@ -114,8 +109,7 @@ class CheckpointWriter:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for descriptor in self._files.values():
-            os.close(descriptor)
+        self._close()
 
     def write(self, tensor: str, arrays: Sequence[NDArray[np.generic]]) -> str:
         """Write the parts of `tensor` and return the SHA-256 of their bytes, one after another."""
@@ -126,8 +120,9 @@ class CheckpointWriter:
                 raise ValueError(f"{part.name}: expected {part.nbytes} bytes, got {data.nbytes}")
             view = data.data
             digest.update(view)
-            path = self._shard_of[part.name].path
-            _write_at(self._files[path], view, self._offsets[path][part.name])
+            shard = self._shard_of[part.name]
+            descriptor = self._opened(shard)
+            _write_at(descriptor, view, self._offsets[shard.path][part.name])
             self._written.add(part.name)
         return digest.hexdigest()
 
@@ -138,8 +133,38 @@ class CheckpointWriter:
             raise ValueError(f"never written: {min(missing)}")
         if len(self._shards) > 1:
             self._write_index()
-        total = sum(os.fstat(descriptor).st_size for descriptor in self._files.values())
-        return WrittenFiles(tuple(self._files), total, self._header_bytes)
+        for shard in self._shards:
+            if not shard.parts:
+                self._opened(shard)
+        self._close()
+        paths = tuple(shard.path for shard in self._shards)
+        return WrittenFiles(paths, sum(self._sizes.values()), self._header_bytes)
+
+    def _opened(self, shard: _Shard) -> int:
+        """Return the descriptor of a shard's file, made when it is first asked for."""
+        if self._open is not None and self._open[0] == shard.path:
+            return self._open[1]
+        self._close()
+        is_new = shard.path not in self._offsets
+        flags = os.O_WRONLY | (os.O_CREAT | os.O_EXCL if is_new else 0)
+        descriptor = os.open(shard.path, flags, 0o644)
+        self._open = shard.path, descriptor
+        if is_new:
+            beginning, self._offsets[shard.path] = shard.layout()
+            self._header_bytes += len(beginning)
+            _write_at(descriptor, memoryview(beginning), 0)
+        return descriptor
+
+    def _close(self) -> None:
+        """Close the open file, if any, and note its size."""
+        if self._open is None:
+            return
+        path, descriptor = self._open
+        self._open = None
+        try:
+            self._sizes[path] = os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
 
     def _write_index(self) -> None:
         total = sum(part.nbytes for shard in self._shards for part in shard.parts)

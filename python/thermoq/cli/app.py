@@ -89,6 +89,8 @@ def _run() -> tuple[int, str]:
         return error.exit_code, str(error)
     except _PARSER_ERROR as error:
         return 2, error.format_message()
+    except MemoryError as error:
+        return 1, f"not enough memory{f': {error}' if str(error) else ''}"
     except OSError as error:
         return 1, f"{error.filename or 'system'}: {error.strerror or error}"
     return (result if isinstance(result, int) else 0), ""

@@ -82,11 +82,11 @@ def warn(message: str) -> None:
 
 def warn_of_leftovers(*targets: Path | None) -> None:
     """Name what killed runs left beside what is to be written now."""
-    from thermoq.staging import leftovers
+    from thermoq.staging import about_leftover, leftovers
 
-    for target in targets:
-        for leftover in leftovers(target) if target else []:
-            warn(f"{leftover}: left by a killed run; safe to delete unless one is still writing")
+    for target in filter(None, targets):
+        for leftover in leftovers(target):
+            warn(f"{leftover}: {about_leftover(leftover, target)}")
 
 
 def print_json(value: DataclassInstance) -> None:

@@ -17,6 +17,8 @@ def print_summary(
     result: Report, output: Path, report: Path | None, html_report: Path | None
 ) -> None:
     """Print what became of a run, a labelled line each."""
+    from thermoq.report.wording import close_to_one, significant
+
     sizes = result.sizes
     lines = [
         ("output", f"{output}"),
@@ -25,15 +27,15 @@ def print_summary(
             f"{megabytes(sizes.model_bytes)} from {megabytes(sizes.source_bytes)}: "
             f"{result.compression_ratio:.2f}x on disk "
             f"(nominal {result.nominal_compression_ratio:g}x), "
-            f"{sizes.bits_per_weight_component:.2f} bits per weight",
+            f"{sizes.bits_per_weight_component:.2f} bits per weight, all tensors",
         ),
     ]
     if result.cosine_similarity is not None and result.relative_squared_error is not None:
         lines.append(
             (
                 "weights",
-                f"cosine {result.cosine_similarity:.4f}, "
-                f"relative squared error {result.relative_squared_error:.4f}",
+                f"cosine {close_to_one(result.cosine_similarity)}, "
+                f"relative squared error {significant(result.relative_squared_error)}",
             )
         )
     lines += _smoothness_lines(result)
@@ -46,24 +48,29 @@ def print_summary(
 
 
 def _smoothness_lines(result: Report) -> list[tuple[str, str]]:
-    if result.assessment is None:
+    from thermoq.report.wording import counted, source_text
+
+    if result.assessment is None or result.thermodynamics is None:
         return [
             (
                 "smoothness",
-                "not measured; thermodynamic.validation.enabled: true or --validation measures it",
+                "not examined; thermodynamic.validation.enabled: true or --validation does it",
             )
         ]
     lines = []
     if result.smoothness_score is None:
         lines.append(("smoothness", "no layer has time parameters"))
     else:
+        band = result.assessment.band if result.num_time_groups > 1 else "nothing can jump"
         lines.append(
             (
                 "smoothness",
-                f"{result.smoothness_score:.4f} ({result.assessment.title}), "
-                f"{result.violation_count} violations over {result.num_time_groups} time groups",
+                f"{result.smoothness_score:.4f} ({band}), "
+                f"{counted(result.violation_count or 0, 'violation')} over "
+                f"{counted(result.num_time_groups, 'time group')}",
             )
         )
-        lines.append(("parameters", f"{result.parameter_source} (a model, not a measurement)"))
+        source = source_text(result.parameter_source)
+        lines.append(("parameters", f"{source}; {result.thermodynamics.schedule}"))
     lines.append(("next", result.assessment.next_command))
     return lines

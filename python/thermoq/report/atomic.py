@@ -12,12 +12,12 @@ from thermoq.staging import Staging, published_together, refused
 def stage_text(staging: Staging, path: Path, text: str) -> None:
     """Write `text` (UTF-8) under a temporary name beside `path` and sync it.
 
-    Raises InputError if the directory is missing, if something else than a file has the name, or if
-    it cannot be written.
+    An earlier file of that name is replaced. Raises InputError if the directory is missing, if
+    something else than a file has the name, or if it cannot be written.
     """
     check_writable(path)
     try:
-        with open(staging.add(path).temporary, "xb") as file:
+        with open(staging.add(path, replace=True).temporary, "xb") as file:
             # A file name of other bytes than UTF-8 shows them as JSON would.
             file.write(text.encode("utf-8", "backslashreplace"))
             file.flush()

@@ -72,6 +72,7 @@ class BoundarySlot:
     score_top: float
     scale_top: float
     zero_point_top: float
+    ticked: bool
     minor: bool
 
     @property
@@ -104,7 +105,9 @@ def boundary_chart(report: Report) -> BoundaryChart | None:
     scores = Axis(1.0, 0.0)
     jumps = Axis(min(1.0, max(threshold * 1.4, largest * 1.15, 0.01)), 0.0)
     width = 100 / len(boundaries)
-    stride = -(-len(boundaries) // 8)
+    # Every label is shown where there is room for it; on narrow screens the minor ones are not.
+    stride = -(-len(boundaries) // 20)
+    major_stride = stride * -(-len(boundaries) // (8 * stride))
     slots = [
         BoundarySlot(
             boundary=row,
@@ -113,7 +116,8 @@ def boundary_chart(report: Report) -> BoundaryChart | None:
             score_top=scores.percent(row.score),
             scale_top=jumps.percent(row.scale_jump),
             zero_point_top=jumps.percent(row.zero_point_jump),
-            minor=index % stride != 0,
+            ticked=index % stride == 0,
+            minor=index % major_stride != 0,
         )
         for index, row in enumerate(boundaries)
     ]

@@ -15,6 +15,7 @@ from thermoq.report import wording
 from thermoq.report.atomic import atomic_text
 from thermoq.report.charts import boundary_chart, byte_bars, score_ruler
 from thermoq.report.model import Report
+from thermoq.report.order import full_name
 from thermoq.report.profile import cell_title, layer_profile
 from thermoq.report.trajectory import scale_chart, zero_point_chart
 
@@ -30,6 +31,7 @@ def render_html(report: Report) -> str:
     """The page as text. Names, paths and commands are escaped, whatever they hold."""
     profile = layer_profile(report)
     number_of = {id(row.layer): row.number for row in profile.rows}
+    row_named = {full_name(row.layer): row for row in profile.rows}
     worst = report.thermodynamics.worst_layers if report.thermodynamics else []
     return (
         _environment()
@@ -46,16 +48,12 @@ def render_html(report: Report) -> str:
             byte_bars=byte_bars(report),
             profile=profile,
             number_of=lambda layer: number_of[id(layer)],
-            # Two components may hold tensors of one name: then both are shown.
-            worst_rows=[
-                row
-                for name in dict.fromkeys(worst)
-                for row in profile.rows
-                if row.layer.name == name
-            ],
+            worst_rows=[row_named[name] for name in worst if name in row_named],
             source_text=wording.source_text(report.parameter_source),
             severity_words=wording.SEVERITY_WORDS,
             validation_key=wording.VALIDATION_KEY,
+            command_with_validation=wording.with_validation(report.provenance.command),
+            is_prior=report.parameter_source == "noise-schedule prior",
         )
     )
 
@@ -77,6 +75,7 @@ def _environment() -> Environment:
         "timestep": wording.timestep,
         "shape": lambda dimensions: wording.shape(dimensions, wording.TIMES),
         "duration": wording.duration,
+        "step_name": wording.step_name,
         "plain": wording.plain,
         "shortened": wording.shortened,
         "breakable": _breakable,
@@ -86,6 +85,7 @@ def _environment() -> Environment:
     environment.filters.update(filters)
     environment.globals.update(
         counted=wording.counted,
+        outcome=wording.outcome,
         cell_title=cell_title,
         inlined=lambda name: Markup(_template(name)),
     )

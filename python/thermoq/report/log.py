@@ -7,15 +7,18 @@ from pathlib import Path
 
 from thermoq.report.atomic import atomic_text
 from thermoq.report.model import CopiedRow, LayerRow, Report, Thermodynamics
+from thermoq.report.order import full_name, network_order
 from thermoq.report.wording import (
     VALIDATION_KEY,
     counted,
     duration,
     fixed,
+    outcome,
     shape,
     significant,
     size,
     source_text,
+    step_name,
     timestep,
     whole,
 )
@@ -97,19 +100,15 @@ def _schedule(report: Report) -> Iterator[str]:
 
 
 def _layers(report: Report) -> Iterator[str]:
-    for index, row in enumerate(report.layers, start=1):
+    for index, row in enumerate(network_order(report.layers), start=1):
         yield (
-            f"{index}/{len(report.layers)} {_tensor(row)}: {shape(row.shape)} {row.source_dtype}, "
-            f"{row.layer_class}, {row.encoding} {row.bit_width} bit in groups of "
-            f"{row.group_size} ({significant(row.bits_per_weight)} bits/weight), "
+            f"{index}/{len(report.layers)} {full_name(row)}: {shape(row.shape)} "
+            f"{row.source_dtype}, {row.layer_class}, {row.encoding} {row.bit_width} bit "
+            f"in groups of {row.group_size} ({significant(row.bits_per_weight)} bits/weight), "
             f"relative squared error {significant(row.relative_squared_error)}, "
             f"largest error {significant(row.max_error)}, cosine {fixed(row.cosine_similarity)}, "
             f"{_stored(row)}"
         )
-
-
-def _tensor(row: LayerRow | CopiedRow) -> str:
-    return f"{row.component}/{row.name}" if row.component else row.name
 
 
 def _stored(row: LayerRow | CopiedRow) -> str:
@@ -119,8 +118,8 @@ def _stored(row: LayerRow | CopiedRow) -> str:
 def _copied(report: Report) -> Iterator[str]:
     for index, row in enumerate(report.copied, start=1):
         yield (
-            f"{index}/{len(report.copied)} {_tensor(row)}: {shape(row.shape)} {row.source_dtype}, "
-            f"{_stored(row)}: {row.reason}"
+            f"{index}/{len(report.copied)} {full_name(row)}: {shape(row.shape)} "
+            f"{row.source_dtype}, {_stored(row)}: {row.reason}"
         )
 
 
@@ -129,8 +128,8 @@ def _layer_smoothness(report: Report) -> Iterator[str]:
     if thermodynamics is None:
         yield _validation_off()
         return
-    for index, row in enumerate(report.layers, start=1):
-        yield f"{index}/{len(report.layers)} {_tensor(row)}: {_smoothness(row)}"
+    for index, row in enumerate(network_order(report.layers), start=1):
+        yield f"{index}/{len(report.layers)} {full_name(row)}: {_smoothness(row)}"
 
 
 def _smoothness(row: LayerRow) -> str:
@@ -233,10 +232,10 @@ def _verdict(report: Report) -> Iterator[str]:
     if assessment is None:
         yield _validation_off()
         return
-    yield f"{assessment.title}: {assessment.verdict}{_source(report)}"
+    yield f"{assessment.title}. {assessment.verdict}{_source(report)}"
     for row in (*assessment.characteristics, *assessment.phase_targets):
-        met = "met" if row.met else "not met"
-        yield f"{met}: {row.name}: expected {row.expected}, got {row.actual}{_source(report)}"
+        source = "" if row.of_weights else _source(report)
+        yield f"{outcome(row)[0]}: {row.name}: expected {row.expected}, got {row.actual}{source}"
     for cause in assessment.causes:
         yield f"possible cause: {cause}"
     for action in assessment.actions:
@@ -246,7 +245,7 @@ def _verdict(report: Report) -> Iterator[str]:
 
 def _times(report: Report) -> Iterator[str]:
     for name, seconds in report.provenance.times_s.items():
-        yield f"{name}: {duration(seconds)}"
+        yield f"{step_name(name)}: {duration(seconds)}"
 
 
 def _source(report: Report) -> str:

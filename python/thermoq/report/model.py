@@ -55,8 +55,8 @@ class TimeGroupRow(ReportPart):
     """A contiguous run of timesteps, in sampling order: group 0 is the noisiest."""
 
     group: int
-    start_timestep: float
-    end_timestep: float
+    start_timestep: float = Field(description="the noisiest; may be fractional")
+    end_timestep: float = Field(description="the cleanest whole timestep")
     signal_variance: float = Field(description="signal^2 at the group's middle timestep")
     noise_variance: float = Field(description="noise^2 at the group's middle timestep")
 
@@ -65,7 +65,10 @@ class LayerTimeParameters(ReportPart):
     """Activation parameters of one layer, one value per time group, and their jumps."""
 
     parameter_source: ParameterSource
-    spectral_concentration: float = Field(description="kappa = in * sigma_1^2 / ||W||_F^2")
+    spectral_concentration: float = Field(
+        description="kappa = in * sigma_1^2 / ||W||_F^2; a lower bound, sigma_1 being from 4 power "
+        "iterations"
+    )
     scale: list[float]
     zero_point: list[float]
     scale_jump: list[float] = Field(description="per boundary, clipped to 1")
@@ -95,7 +98,10 @@ class LayerRow(ReportPart):
     max_error: float = Field(description="largest |W^ - W|")
     squared_error: float
     source_energy: float = Field(description="||W||^2")
-    in_headline: bool = Field(description="counts in the smoothness figures (tables do not)")
+    in_headline: bool = Field(
+        description="counts in the smoothness figures: tables, which are looked up, do not, nor do "
+        "components that do not run at every timestep, such as a VAE"
+    )
     same_as: str | None = Field(description="the tensor with identical bytes that is stored")
     time_parameters: LayerTimeParameters | None
 
@@ -137,11 +143,16 @@ class Sizes(ReportPart):
     copied_bytes: int
     header_bytes: int
     directory_bytes: int = Field(description="every file of the output directory but the manifest")
-    num_weights: int = Field(description="of all tensors")
+    num_weights: int = Field(description="of all tensors of the quantized components")
     num_quantized_weights: int
-    bits_per_weight_quantized: float
-    bits_per_weight_component: float
-    bits_per_weight_directory: float
+    bits_per_weight_quantized: float = Field(
+        description="quantized_bytes over num_quantized_weights"
+    )
+    bits_per_weight_component: float = Field(description="model_bytes over num_weights")
+    bits_per_weight_directory: float = Field(
+        description="directory_bytes over the weights of all its safetensors files: num_weights "
+        "and those that were carried over as they are"
+    )
 
 
 class Pattern(ReportPart):
@@ -161,7 +172,14 @@ class Characteristic(ReportPart):
     name: str
     expected: str
     actual: str
-    met: bool
+    met: bool | None = Field(default=None, description="null where it does not apply")
+    better: Literal["above", "below"] | None = Field(
+        default=None, description="on which side of the range, where missing it is better"
+    )
+    bad_sign: bool = Field(default=False, description="a sign of a poor baseline: met is bad news")
+    of_weights: bool = Field(
+        default=False, description="measured on the weights, whatever the parameter source"
+    )
 
 
 class Assessment(ReportPart):

@@ -1,11 +1,11 @@
-"""The order in which layers are shown: as the network runs, not as the alphabet does."""
+"""The order in which layers are shown: as their names suggest that the network runs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-from thermoq.report.model import LayerRow
+from thermoq.report.model import CopiedRow, LayerRow
 
 # Stages of a denoiser, told by the part of the name before its first number (the whole name where
 # there is none). The first pattern that matches wins.
@@ -42,6 +42,11 @@ def network_order(layers: Iterable[LayerRow]) -> list[LayerRow]:
         rows,
         key=lambda row: (components.index(row.component), *_place(row.name)),
     )
+
+
+def full_name(row: LayerRow | CopiedRow) -> str:
+    """`component/name`, or the name alone at the root; the report's `worst_layers` hold these."""
+    return f"{row.component}/{row.name}" if row.component else row.name
 
 
 def labels_of(layers: Iterable[LayerRow]) -> dict[int, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from thermoq.report.model import LayerRow, LayerTimeParameters, Report, TimeGroupRow
-from thermoq.report.order import labels_of
+from thermoq.report.order import full_name, labels_of
 from thermoq.report.scales import Axis, Tick, even_steps, ratio_steps
 from thermoq.report.wording import TIMES
 
@@ -164,9 +164,9 @@ def _trajectory(
             StepLine(
                 layer=row,
                 name=names[id(row)],
-                path=_path(values, bands, axis, joined=not crowded or row.name in worst),
+                path=_path(values, bands, axis, joined=not crowded or full_name(row) in worst),
                 values=values,
-                worst=row.name in worst,
+                worst=full_name(row) in worst,
             )
             for row, values in lines
         ],

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
-from thermoq.report.model import ParameterSource, Severity
+from thermoq.report.model import Characteristic, ParameterSource, Severity
+
+Tone = Literal["good", "bad", "neutral"]
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 NOT_AVAILABLE = "not available"
@@ -39,6 +42,13 @@ def fixed(value: float | None, decimals: int = 4) -> str:
 def _toward_zero(value: float, decimals: int) -> str:
     unit = 10**decimals
     return f"{math.trunc(value * unit) / unit:.{decimals}f}"
+
+
+def close_to_one(value: float, decimals: int = 4) -> str:
+    """A figure up to 1 with as many decimals as tell it from 1, e.g. `0.9531`, `0.99999`."""
+    while decimals < 12 and abs(value) < 1 == abs(float(f"{value:.{decimals}f}")):
+        decimals += 1
+    return f"{value:.{decimals}f}"
 
 
 def significant(value: float | None, digits: int = 3) -> str:
@@ -83,6 +93,30 @@ def duration(seconds: float) -> str:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
+def step_name(key: str) -> str:
+    """The name of a timed step, whose key ends in its unit, e.g. `plan` for `plan_s`."""
+    return key.removesuffix("_s").replace("_", " ")
+
+
+def outcome(row: Characteristic) -> tuple[str, Tone]:
+    """How an expectation came out, in words, and how to take it."""
+    if row.met is None:
+        return "not applicable", "neutral"
+    if row.bad_sign:
+        return ("present", "bad") if row.met else ("absent", "good")
+    if row.met:
+        return "met", "good"
+    return (f"better: {row.better} the range", "neutral") if row.better else ("not met", "bad")
+
+
+def with_validation(command: str) -> str:
+    """`command`, a command line or a Python call, to be run again with validation."""
+    if command.endswith(")") and command.startswith("thermoq."):
+        return f"{command[:-1]}, validation=True, overwrite=True)"
+    words = [word for word in command.split(" ") if word not in ("--no-validation", "--overwrite")]
+    return " ".join([*words, "--validation", "--overwrite"])
 
 
 def counted(number: int, singular: str, plural: str | None = None) -> str:
