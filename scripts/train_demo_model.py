@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-PACKAGED_MODEL = Path(__file__).parents[1] / "python" / "thermoq" / "demo_model"
+PACKAGED_MODEL = Path(__file__).parents[1] / "python" / "thermoq" / "models" / "digits-dit"
 NUM_CLASSES = 10
 NULL_LABEL = NUM_CLASSES  # the label of "no label", for classifier-free guidance
 LABEL_DROPOUT = 0.1

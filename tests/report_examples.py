@@ -84,6 +84,7 @@ def example_report(
         activation_bits=8,
         num_time_groups=num_time_groups,
         sampling_steps=50,
+        settings={"bit_width": bit_width},
         parameter_source="noise-schedule prior" if validation and time_parameters else "none",
         cosine_similarity=math.sqrt(1 - error / energy) if layers else None,
         relative_squared_error=error / energy if layers else None,

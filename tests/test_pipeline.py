@@ -12,6 +12,7 @@ import thermoq
 from conftest import Run
 from safetensors import safe_open
 from safetensors_files import write_json, write_safetensors
+from thermoq.invocation import Invocation
 
 Quantized = Callable[[str, str], Run]
 
@@ -163,7 +164,7 @@ def test_reports_and_paths_change_no_byte(quantized: Quantized, tmp_path: Path) 
         tmp_path / "elsewhere",
         report=tmp_path / "report.json",
         html_report=tmp_path / "report.html",
-        command="thermoq quantize",
+        invocation=Invocation("baseline", "thermoq baseline"),
     )
     assert models.tree(tmp_path / "elsewhere") == models.tree(run.output)
 

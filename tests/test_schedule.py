@@ -315,3 +315,11 @@ def test_group_count_is_checked(count: int) -> None:
 def test_group_starts_are_checked(starts: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="expected starts to fall from 9"):
         TimeGroups(10, starts)
+
+
+def test_a_bare_component_of_a_flow_model_needs_no_scheduler() -> None:
+    schedule = schedule_for(None, {"_class_name": "FluxTransformer2DModel"})
+    assert schedule.kind == "flow_matching"
+    assert not schedule.assumed
+    assert schedule_for(None, {"_class_name": "DiTTransformer2DModel"}).assumed
+    assert schedule_for({"_class_name": "FooScheduler"}, None).assumed

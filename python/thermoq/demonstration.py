@@ -15,7 +15,7 @@ from thermoq.progress import Progress
 from thermoq.report.model import Report
 from thermoq.staging import is_leftover, refused
 
-MODEL_FOLDER = "demo_model"
+MODEL_FOLDER = "models/digits-dit"
 _CHECKPOINT, _JSON, _LOG, _HTML = "quantized", "report.json", "report.log", "report.html"
 
 

@@ -58,7 +58,7 @@ def export(
         sum(t.nbytes for part in components for t in part.component.tensors.values()),
     )
     wanted = DTYPES[dtype] if dtype else None
-    with atomic_directory(destination) as temporary, MappedFiles() as files:
+    with atomic_directory(destination, replace=overwrite) as temporary, MappedFiles() as files:
         for part in components:
             exporter = _Exporter(part, wanted, settings.threads, files, progress)
             exporter.run(temporary / part.component.name, settings.max_shard_bytes)

@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from thermoq.checkpoint import Component, open_checkpoint
+from thermoq.checkpoint import open_checkpoint
 from thermoq.checkpoint.manifest import CopiedTensor, QuantizedTensor, TensorEntry
 from thermoq.checkpoint.quantized import QuantizedComponent, is_quantized, open_quantized
 from thermoq.config import QuantizationConfig, load_config
 from thermoq.layers import LAYER_CLASSES
-from thermoq.plan import TensorPlan, pattern_warnings, plan_component
+from thermoq.plan import (
+    ComponentPlan,
+    TensorPlan,
+    copied_warnings,
+    pattern_warnings,
+    plan_component,
+)
 
 
 @dataclass(frozen=True)
@@ -97,8 +103,13 @@ def inspect(
         notes: tuple[str, ...] = checkpoint.notes
     else:
         checkpoint = open_checkpoint(root, resolved.components)
-        tensors = [row for part in checkpoint.components for row in _planned(part, resolved)]
-        notes = (*checkpoint.notes, *pattern_warnings(checkpoint, resolved))
+        plans = [plan_component(part, resolved, None) for part in checkpoint.components]
+        tensors = [row for plan in plans for row in _planned(plan)]
+        notes = (
+            *checkpoint.notes,
+            *pattern_warnings(checkpoint, resolved),
+            *copied_warnings(plans),
+        )
     return Inspection(root, checkpoint.name, checkpoint.layout, quantized, tuple(tensors), notes)
 
 
@@ -112,11 +123,8 @@ def _total(name: str, members: Sequence[InspectedTensor]) -> ClassTotal:
     )
 
 
-def _planned(component: Component, config: QuantizationConfig) -> list[InspectedTensor]:
-    return [
-        _planned_tensor(component.name, plan)
-        for plan in plan_component(component, config, None).tensors
-    ]
+def _planned(plan: ComponentPlan) -> list[InspectedTensor]:
+    return [_planned_tensor(plan.component.name, tensor) for tensor in plan.tensors]
 
 
 def _planned_tensor(component: str, plan: TensorPlan) -> InspectedTensor:

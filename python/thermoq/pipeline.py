@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from thermoq.assessment import Run
 from thermoq.build import build_info, version
@@ -23,6 +23,7 @@ from thermoq.checkpoint.manifest import (
 from thermoq.config import QuantizationConfig, load_config
 from thermoq.errors import InputError, UsageError
 from thermoq.fingerprint import Fingerprint
+from thermoq.invocation import Invocation, from_python
 from thermoq.plan import copied_warnings, pattern_warnings, plan_component, weight_files
 from thermoq.progress import NoProgress, Progress
 from thermoq.provenance import Stopwatch, describe
@@ -89,9 +90,7 @@ def quantize(
     html_report: Path | str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-    command: str | None = None,
-    command_name: Literal["baseline", "quantize"] = "quantize",
-    carried_flags: Sequence[str] = (),
+    invocation: Invocation | None = None,
     **settings: object,
 ) -> Report:
     """Quantize the checkpoint directory `model` into the new directory `output`.
@@ -99,8 +98,7 @@ def quantize(
     `config` is a configuration or the path of a YAML file; `settings` are the flags of
     `thermoq quantize` with underscores (`bit_width=4`, `num_time_groups=10`, ...) and win over it.
     `report` and `html_report` name the JSON and HTML reports; the log takes the JSON report's name
-    with `.log`. `command`, `command_name` and `carried_flags` are for reports: what was typed, and
-    the flags that the advised next command repeats. Returns the report.
+    with `.log`. `invocation` is for the report, if the call speaks for another. Returns the report.
 
     Raises UsageError for a wrong setting and InputError for a wrong file; nothing is written then.
     """
@@ -108,6 +106,7 @@ def quantize(
     build_info()  # a wrong THERMOQ_SIMD is told before anything else
     source, target = Path(model), Path(output)
     paths = ReportPaths(_path(report), _path(html_report))
+    started = invocation or from_python("quantize", model, output, config, settings)
     resolved = load_config(Path(config) if isinstance(config, str) else config, settings)
     with stopwatch.measure("plan_s"):
         checkpoint = open_checkpoint(source, resolved.components)
@@ -125,12 +124,12 @@ def quantize(
             bit_width=resolved.bit_width,
             num_time_groups=resolved.num_time_groups,
             num_timesteps=trajectory.schedule.num_timesteps,
-            command=command_name,
-            carried=tuple(carried_flags),
+            command=started.verb,
+            carried=started.carried,
             writes_report=report is not None,
             writes_html_report=html_report is not None,
         ),
-        command=command or f"thermoq.quantize({str(model)!r}, {str(output)!r})",
+        command=started.typed,
     )
     with (
         published_together() as staging,
@@ -150,7 +149,15 @@ def baseline(
     """
     if method not in (None, "minmax"):
         raise UsageError(f"baseline: expected method minmax, got {method}")
-    return quantize(model, output, **{"command_name": "baseline", **arguments, "method": "minmax"})
+    if arguments.get("invocation") is None:
+        settings = {key: value for key, value in arguments.items() if key not in _NO_SETTINGS}
+        arguments["invocation"] = from_python(
+            "baseline", model, output, arguments.get("config"), settings
+        )
+    return quantize(model, output, method="minmax", **arguments)
+
+
+_NO_SETTINGS = ("config", "report", "html_report", "overwrite", "progress", "invocation")
 
 
 @dataclass(frozen=True)
@@ -186,6 +193,7 @@ class _Job:
                 warnings=[
                     *self.checkpoint.notes,
                     *pattern_warnings(self.checkpoint, self.config),
+                    *_schedule_warnings(self.trajectory, self.config),
                     *copied_warnings([result.plan for result in results]),
                 ],
                 provenance=describe(
@@ -226,6 +234,13 @@ def _path(path: Path | str | None) -> Path | None:
 def _trajectory(checkpoint: Checkpoint, config: QuantizationConfig) -> Trajectory:
     schedule = schedule_for(checkpoint.scheduler_config, checkpoint.components[0].config)
     return Trajectory(schedule, uniform_time_groups(schedule.num_timesteps, config.num_time_groups))
+
+
+def _schedule_warnings(trajectory: Trajectory, config: QuantizationConfig) -> list[str]:
+    if trajectory.schedule.assumed and config.thermodynamic.validation.enabled:
+        description = trajectory.schedule.description
+        return [f"the noise schedule, and so the scores, are assumed: {description}"]
+    return []
 
 
 def _configs(

@@ -153,6 +153,7 @@ def build_report(
         activation_bits=config.activation_bits,
         num_time_groups=config.num_time_groups,
         sampling_steps=config.resolved_sampling_steps,
+        settings=config.model_dump(mode="json"),
         parameter_source=source,
         cosine_similarity=cosine,
         relative_squared_error=summary.relative_squared_error(layers),
@@ -181,6 +182,7 @@ def report_for_manifest(report: Report) -> dict[str, Any]:
     """
     exclude: dict[str, Any] = {
         "provenance": _VARYING_PROVENANCE,
+        "settings": {"threads"},
         "assessment": {"next_command"},
         "layers": {"__all__": {"time_parameters": _DERIVED_TIME_PARAMETERS}},
     }
@@ -213,7 +215,9 @@ def _thermodynamic_part(
         violations=violations,
         cosine_similarity=cosine,
         parameter_source=source,
+        relative_squared_error=summary.relative_squared_error(layers),
     )
+    timesteps = [boundary.timestep for boundary in measured.boundaries] if measured else []
     return {
         "smoothness_score": figures.smoothness_score,
         "violation_count": len(violations),
@@ -224,7 +228,7 @@ def _thermodynamic_part(
         "mean_boundary_score": figures.mean_boundary_score,
         "std_boundary_score": figures.std_boundary_score,
         "common_violation_patterns": common_violation_patterns(violations),
-        "patterns": find_patterns(violations, config.num_time_groups),
+        "patterns": find_patterns(violations, config.num_time_groups, timesteps=timesteps),
         "thermodynamics": _thermodynamics(config, trajectory, measured, layers),
         "assessment": assess(figures, run),
     }

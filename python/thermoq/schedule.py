@@ -12,7 +12,7 @@ import bisect
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -66,6 +66,12 @@ _BETA_CLASSES = (
 _NO_BETA_CLASSES = ("DDPMWuerstchen",)
 _FLOW_CLASSES = ("flow", "helios", "eulerancestralrf", "minimaxh3")  # lower-case parts of names
 _MASKED_CLASSES = ("AmusedScheduler", "BlockRefinementScheduler")
+# Beginnings of the class names of diffusers' transformers that are trained with flow matching, for
+# components that come without their scheduler.
+_FLOW_MODELS = (
+    *("AuraFlow", "Chroma", "Flux", "HiDream", "HunyuanVideo", "LTXVideo", "Lumina2", "Mochi"),
+    *("OmniGen", "QwenImage", "SD3", "Wan", "ZImage"),
+)
 # Beginnings of `model_type` and of architecture names of masked-diffusion language models.
 _MASKED_MODELS = ("dream", "llada", "mdlm", "mmada", "bd3lm")
 
@@ -75,13 +81,15 @@ class NoiseSchedule:
     """How signal and noise share the model's input along the trajectory.
 
     `alphas_cumprod` [T] is set for the Gaussian kind alone: the signal variance at each integer
-    timestep. `description` is for the report.
+    timestep. `description` is for the report. `assumed` tells that nothing in the checkpoint names
+    the schedule.
     """
 
     kind: Literal["gaussian", "flow_matching", "masked"]
     num_timesteps: int
     description: str
     alphas_cumprod: Floats | None = field(default=None, repr=False, compare=False)
+    assumed: bool = False
 
     def variances(self, timestep: float) -> tuple[float, float]:
         """Return `(signal^2, noise^2)` at `timestep`, clipped to [0, T - 1].
@@ -113,6 +121,11 @@ def schedule_for(scheduler_config: Config | None, model_config: Config | None) -
     family = _masked_family(model_config or {})
     if family:
         return _masked(_DEFAULT_NUM_TIMESTEPS, family)
+    name = (model_config or {}).get("_class_name")
+    if isinstance(name, str) and name.startswith(_FLOW_MODELS):
+        steps = _DEFAULT_NUM_TIMESTEPS
+        description = f"flow matching, T = {steps} ({name}, no scheduler config found)"
+        return NoiseSchedule("flow_matching", steps, description)
     return _cosine(_DEFAULT_NUM_TIMESTEPS, "no scheduler config found")
 
 
@@ -211,7 +224,7 @@ def _trigonometric(steps: int, origin: str) -> NoiseSchedule:
 
 def _cosine(steps: int, why: str) -> NoiseSchedule:
     betas = BETAS["squaredcos_cap_v2"](steps, 0.0, 0.0)
-    return _gaussian(np.cumprod(1.0 - betas), f"cosine, T = {steps} ({why})")
+    return replace(_gaussian(np.cumprod(1.0 - betas), f"cosine, T = {steps} ({why})"), assumed=True)
 
 
 def _gaussian(bars: Floats, description: str) -> NoiseSchedule:

@@ -442,7 +442,9 @@ def test_the_verbs_from_python(there: Path) -> None:
     assert isinstance(report, thermoq.Report)
     assert report.bit_width == 4
     assert {layer.name for layer in report.layers} < small_tensors().keys()
-    assert report.provenance.command == "thermoq.quantize('model', 'out')"
+    assert report.provenance.command == (
+        "thermoq.quantize('model', 'out', bit_width=4, num_time_groups=3)"
+    )
     assert read_json(Path("r.json")) == report
     assert thermoq.verify("out").num_tensors == 6
     assert thermoq.export("out", "dense", dtype="float32") == Path("dense")

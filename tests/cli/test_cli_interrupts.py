@@ -234,7 +234,7 @@ def test_killed_at_every_call(there: Path, killer: Any) -> None:
         if number % 6 == 0 or new:
             remains = leftovers(there)
             finished = succeed(*with_reports(there, "new", "--overwrite"))
-            assert finished.stderr.splitlines() == [
+            assert [line for line in finished.stderr.splitlines() if "assumed" not in line] == [
                 f"warning: {path}: left by a killed run; safe to delete unless one is still writing"
                 for path in sorted(remains, key=order)
             ]

@@ -76,7 +76,8 @@ def report(finished: Finished, folder: Path) -> dict[str, Any]:
 
 def test_it_writes_checkpoint_json_page_and_log(finished: Finished, folder: Path) -> None:
     assert finished.exit_code == 0, finished.stderr
-    assert finished.stderr == ""
+    (warning,) = finished.stderr.splitlines()  # a BERT has no noise schedule
+    assert warning.endswith("are assumed: cosine, T = 1000 (no scheduler config found)")
     names = ["baseline_metrics.html", "baseline_metrics.json", "baseline_metrics.log", "out"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert succeed("verify", folder / "out").stdout.count("40 quantized")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import typer
 
 from thermoq.cli import options
 from thermoq.cli.console import shown_progress, typed_flags, warn, warn_of_leftovers
 from thermoq.cli.summary import print_summary
+
+if TYPE_CHECKING:
+    from thermoq.invocation import Verb
 
 # Flags that the advised next command gives anew, and whether they take a value.
 _NOT_CARRIED = {
@@ -135,7 +137,7 @@ def quantize(
 
 
 def _run(
-    command: Literal["baseline", "quantize"],
+    command: Verb,
     model: Path,
     output: Path,
     *,
@@ -147,6 +149,7 @@ def _run(
     json: bool,
     settings: dict[str, object],
 ) -> None:
+    from thermoq.invocation import from_command_line
     from thermoq.pipeline import ReportPaths
     from thermoq.pipeline import quantize as run
 
@@ -160,9 +163,9 @@ def _run(
             html_report=html_report,
             overwrite=overwrite,
             progress=progress,
-            command=shlex.join(["thermoq", *sys.argv[1:]]),
-            command_name=command,
-            carried_flags=typed_flags(sys.argv[2:], _NOT_CARRIED),
+            invocation=from_command_line(
+                command, sys.argv[1:], typed_flags(sys.argv[2:], _NOT_CARRIED)
+            ),
             **settings,
         )
     for warning in result.warnings:

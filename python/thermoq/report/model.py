@@ -6,7 +6,7 @@ to `common_violation_patterns` are the original specification's; the rest are th
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -249,6 +249,7 @@ class Report(ReportPart):
     activation_bits: int
     num_time_groups: int
     sampling_steps: int
+    settings: dict[str, Any] = Field(description="the whole configuration of the run, by its keys")
     parameter_source: ParameterSource
     smoothness_score: float | None = None
     violation_count: int | None = None
