@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -85,13 +86,18 @@ def _run() -> tuple[int, str]:
     _prepare_streams()
     try:
         result = app(standalone_mode=False)
+        sys.stdout.flush()  # what is buffered can still fail, and must not fail at exit
     except ThermoqError as error:
         return error.exit_code, str(error)
     except _PARSER_ERROR as error:
         return 2, error.format_message()
     except MemoryError as error:
         return 1, f"not enough memory{f': {error}' if str(error) else ''}"
+    except BrokenPipeError:  # the reader has left, as `head` does
+        _discard_output()
+        return 1, ""
     except OSError as error:
+        _discard_output()
         return 1, f"{error.filename or 'system'}: {error.strerror or error}"
     return (result if isinstance(result, int) else 0), ""
 
@@ -99,6 +105,14 @@ def _run() -> tuple[int, str]:
 def _stop(number: int, frame: FrameType | None) -> None:
     # Not KeyboardInterrupt, of which the parser makes something else.
     raise _Stopped(number)
+
+
+def _discard_output() -> None:
+    """Let what is still buffered for stdout go nowhere, or the interpreter fails on it at exit."""
+    with contextlib.suppress(OSError, ValueError):  # no descriptor: nothing that could fail
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _prepare_streams() -> None:
