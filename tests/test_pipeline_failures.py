@@ -50,7 +50,7 @@ def test_nan_weights_are_named_and_counted(tmp_path: Path) -> None:
     name = "down_blocks.0.attentions.0.to_q.weight"
     spoil(source / "unet", name, {3: np.nan, 5: np.inf, 7: np.nan})
     message = rf"diffusion_pytorch_model\.safetensors: tensor '{name}': expected finite weights, "
-    with pytest.raises(InputError, match=message + r"got 2 NaN and 1 infinite$"):
+    with pytest.raises(InputError, match=message + r"got 2 NaN and 1 infinite; a `layers` rule"):
         thermoq.quantize(source, tmp_path / "out", report=tmp_path / "r.json")
     assert {path.name for path in tmp_path.iterdir()} == {"unet"}
 

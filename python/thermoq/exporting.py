@@ -20,6 +20,7 @@ from thermoq.checkpoint.writer import CheckpointWriter, StoredPart
 from thermoq.config import load_config
 from thermoq.errors import UsageError
 from thermoq.progress import NoProgress, Progress
+from thermoq.verification import verify_tensor
 from thermoq.weights import FLOAT_TYPES
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -41,8 +42,8 @@ def export(
     one), rounded half to even from the f32 value; integers, booleans, f64 and f8 stay as they are.
     Returns `target`.
 
-    Raises UsageError for a wrong argument, InputError for a wrong file or where a finite weight
-    would become infinite in `dtype`; nothing is written then.
+    Raises UsageError for a wrong argument, InputError for a file that `verify` would refuse, or
+    where a finite weight would become infinite in `dtype`; nothing is written then.
     """
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype: expected {', '.join(DTYPES)}, got {dtype}")
@@ -113,6 +114,8 @@ class _Exporter:
     def _dense(self, name: str) -> NDArray[np.uint8]:
         entry = self._part.manifest.tensors[name]
         target = self._target_dtype(name)
+        if entry.same_as is None:
+            verify_tensor(self._part, name, self._files)
         decoded = self._part.decode(name, self._files, target, self._threads)
         overflows = 0
         if not isinstance(entry, CopiedTensor):

@@ -50,7 +50,7 @@ def verify(directory: Path | str, *, progress: Progress | None = None) -> Verifi
             for name in component.names():
                 checked = 0
                 if component.manifest.tensors[name].same_as is None:
-                    checked = _verify_tensor(component, name, files)
+                    checked = verify_tensor(component, name, files)
                     component.release(name, files)
                 nbytes += checked
                 progress.advance(name, checked)
@@ -86,7 +86,11 @@ def _verify_folder(quantized: QuantizedComponent) -> None:
             raise bad_file(path, f"{QUANTIZATION_KEY}.{key}: expected {shown(expected)}, got {got}")
 
 
-def _verify_tensor(component: QuantizedComponent, name: str, files: MappedFiles) -> int:
+def verify_tensor(component: QuantizedComponent, name: str, files: MappedFiles) -> int:
+    """Check the stored parts of one tensor and return their bytes.
+
+    Raises InputError unless the checksum holds and the parameters make sense.
+    """
     entry = component.manifest.tensors[name]
     digest = hashlib.sha256()
     parts = component.parts(name)

@@ -227,7 +227,7 @@ def _check_range(error: _core.QuantizationError) -> None:
     if error.nan_count or error.infinity_count:
         raise InputError(
             f"expected finite weights, got {error.nan_count} NaN and "
-            f"{error.infinity_count} infinite"
+            f"{error.infinity_count} infinite; a `layers` rule with skip: true copies the tensor"
         )
     if error.max_magnitude > MAX_MAGNITUDE:
         raise InputError(

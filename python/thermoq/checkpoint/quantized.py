@@ -73,7 +73,9 @@ class QuantizedComponent:
         rows, cols = matrix_shape(entry.shape, entry.row_dimension)
         arrays: dict[str, NDArray[np.generic]] = {}
         for part in parts:
-            raw = np.array(files.bytes(part))  # aligned
+            raw = files.bytes(part)
+            if part.dtype == "F16":  # few, and perhaps at an odd address
+                raw = np.array(raw)
             array = raw.view(_ARRAY_DTYPES[part.dtype]).reshape(part.shape)
             arrays[part.name.rpartition(".")[2]] = array
         matrix = QuantizedMatrix(entry.scheme, rows, cols, arrays)
