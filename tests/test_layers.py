@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from thermoq.layers import LAYER_CLASSES, bits_for, classify, resolve, unmatched
+from thermoq.layers import bits_for, classify, resolve, unmatched
 from thermoq.settings import LayerRule
+from thermoq.terms import LAYER_CLASSES
 
 
 def class_of(name: str, shape: tuple[int, ...] = (64, 64)) -> str | None:

@@ -17,8 +17,9 @@ from pathlib import PurePath
 from typing import Literal
 
 from thermoq.patterns import PHASE_2, PHASE_3
-from thermoq.report.model import Assessment, Characteristic, Severity, Violation
+from thermoq.report.model import Assessment, Characteristic, Violation
 from thermoq.report.wording import close_to_one, counted, significant
+from thermoq.terms import Severity
 
 Band = Literal["poor", "typical", "good", "excellent"]
 Side = Literal["above", "below"]

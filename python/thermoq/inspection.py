@@ -10,7 +10,6 @@ from thermoq.checkpoint import open_checkpoint
 from thermoq.checkpoint.manifest import CopiedTensor, QuantizedTensor, TensorEntry
 from thermoq.checkpoint.quantized import QuantizedComponent, is_quantized, open_quantized
 from thermoq.config import QuantizationConfig, load_config
-from thermoq.layers import LAYER_CLASSES
 from thermoq.plan import (
     ComponentPlan,
     TensorPlan,
@@ -18,6 +17,7 @@ from thermoq.plan import (
     pattern_warnings,
     plan_component,
 )
+from thermoq.terms import LAYER_CLASSES
 
 
 @dataclass(frozen=True)

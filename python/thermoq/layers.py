@@ -11,13 +11,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
+
+from thermoq.terms import LayerClass
 
 if TYPE_CHECKING:  # settings.py needs pydantic, this module does not
     from thermoq.settings import LayerRule
-
-LayerClass = Literal["body", "modulation", "sensitive", "table"]
-LAYER_CLASSES: tuple[LayerClass, ...] = get_args(LayerClass)
 
 QUANTIZABLE_DTYPES = ("F32", "F16", "BF16")
 UNRECOGNISED = "not a layer weight (name does not end in weight)"

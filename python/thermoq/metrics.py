@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermoq import _core
-from thermoq.report.model import Boundary, Severity, Violation
+from thermoq.report.model import Boundary, Violation
 from thermoq.schedule import TimeGroups
+from thermoq.terms import SEVERITIES, Severity
 from thermoq.time_parameters import TimeParameters
-
-_SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high")
 
 Floats = NDArray[np.float64]
 
@@ -130,4 +129,4 @@ def _layer_jumps(jumps: _core.BoundaryJumps, layer: int, threshold: float) -> La
 
 
 def _severity(value: int) -> Severity | None:
-    return None if value < 0 else _SEVERITIES[value]
+    return None if value < 0 else SEVERITIES[value]

@@ -15,7 +15,6 @@ from thermoq.patterns import common_violation_patterns, find_patterns
 from thermoq.prior import prior_parameters
 from thermoq.report.model import (
     LayerRow,
-    ParameterSource,
     Provenance,
     Report,
     Sizes,
@@ -24,6 +23,7 @@ from thermoq.report.model import (
 )
 from thermoq.schedule import NoiseSchedule, TimeGroups
 from thermoq.summary import LayerResult
+from thermoq.terms import ParameterSource
 from thermoq.work import ComponentResult
 
 _WORST_LAYERS = 5

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from thermoq.checkpoint.layout import DENOISERS
-from thermoq.layers import LAYER_CLASSES
 from thermoq.metrics import LayerJumps
 from thermoq.plan import TensorPlan
 from thermoq.report.model import (
@@ -16,6 +15,7 @@ from thermoq.report.model import (
     LayerTimeParameters,
     Sizes,
 )
+from thermoq.terms import LAYER_CLASSES
 from thermoq.time_parameters import TimeParameters
 from thermoq.weights import WeightError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from thermoq.report.model import ParameterSource
+from thermoq.terms import ParameterSource
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermoq import _core
 from thermoq.errors import InputError
+from thermoq.terms import Encoding
 
-Encoding = Literal["affine", "q8"]
 StoredParts = dict[str, tuple[str, tuple[int, ...]]]
 
 FLOAT_TYPES = {

@@ -17,11 +17,11 @@ from thermoq.report.charts import (
     byte_bars,
     score_ruler,
 )
-from thermoq.report.model import ParameterSource, Severity
 from thermoq.report.order import block_of, network_order
 from thermoq.report.profile import cell_title, layer_profile
 from thermoq.report.scales import Axis, decade_axis, even_steps, heat_scale, ratio_steps
 from thermoq.report.trajectory import scale_chart, time_bands, zero_point_chart
+from thermoq.terms import ParameterSource, Severity
 
 
 @pytest.mark.parametrize(

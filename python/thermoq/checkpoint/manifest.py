@@ -23,8 +23,8 @@ from thermoq.checkpoint.header import DTYPE_BITS
 from thermoq.checkpoint.strict_json import JsonObject, read_json_object
 from thermoq.checkpoint.untrusted import bad_file, shown
 from thermoq.errors import InputError
-from thermoq.report.model import LayerClass
 from thermoq.settings import MAX_GROUP_SIZE
+from thermoq.terms import LayerClass
 from thermoq.weights import FLOAT_TYPES, Q8_GROUP_SIZE, Scheme
 
 FORMAT_VERSION = 1

@@ -10,12 +10,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from thermoq.terms import Encoding, LayerClass, ParameterSource, Severity
+
 REPORT_FORMAT_VERSION: Final = 1
 
-Severity = Literal["low", "medium", "high"]
-Encoding = Literal["affine", "q8"]
-LayerClass = Literal["body", "modulation", "sensitive", "table"]
-ParameterSource = Literal["noise-schedule prior", "none"]
 Ratio = Annotated[float, Field(ge=0.0)]
 
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from thermoq.report.model import Characteristic, ParameterSource, Severity
+from thermoq.report.model import Characteristic
+from thermoq.terms import ParameterSource, Severity
 
 Tone = Literal["good", "bad", "neutral"]
 

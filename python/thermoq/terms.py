@@ -1,0 +1,14 @@
+"""The words that several modules share, each spelled once."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+LayerClass = Literal["body", "modulation", "sensitive", "table"]
+Encoding = Literal["affine", "q8"]
+Severity = Literal["low", "medium", "high"]
+ParameterSource = Literal["noise-schedule prior", "none"]
+
+LAYER_CLASSES: tuple[LayerClass, ...] = get_args(LayerClass)
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""From mild to grave."""
