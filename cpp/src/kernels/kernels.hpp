@@ -17,7 +17,7 @@ inline constexpr std::size_t kCacheLine = 64;   // bytes
 
 // Error sums are made in blocks of at most this many weights of one group. Errors and source energy
 // are added in f32, lane by lane, over a block, then over eight blocks, and only then in double: as
-// exact as anybody reads them, at a third of the cost. Squares of weights below kTinyMagnitude
+// exact as anybody reads them, and cheaper. Squares of weights below kTinyMagnitude
 // would leave f32's range.
 //
 // The decoded energy needs no pass over the weights, as codes are integers: for a block of n codes

@@ -69,11 +69,6 @@ class TensorInfo:
         """Bytes in the file."""
         return self.end - self.start
 
-    @property
-    def num_elements(self) -> int:
-        """Number of values; 1 for a scalar, whose shape is empty."""
-        return math.prod(self.shape)
-
 
 @dataclass(frozen=True, slots=True)
 class Header:

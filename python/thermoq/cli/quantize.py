@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -53,33 +52,7 @@ def baseline(
     json: options.Json = False,
 ) -> None:
     """Quantize MODEL with minmax and measure Phase 1's metrics, the baseline."""
-    _run(
-        "baseline",
-        model,
-        output,
-        report=report,
-        html_report=html_report,
-        config=config,
-        overwrite=overwrite,
-        quiet=quiet,
-        json=json,
-        settings={
-            "method": "minmax",
-            "phase": "baseline",
-            "bit_width": bit_width,
-            "num_time_groups": num_time_groups,
-            "group_size": group_size,
-            "encoding": encoding,
-            "activation_bits": activation_bits,
-            "smoothness_threshold": smoothness_threshold,
-            "sampling_steps": sampling_steps,
-            "validation": validation,
-            "components": component,
-            "max_shard_size": max_shard_size,
-            "seed": seed,
-            "threads": threads,
-        },
-    )
+    _run("baseline", {**locals(), "method": "minmax", "phase": "baseline"})
 
 
 def quantize(
@@ -107,67 +80,22 @@ def quantize(
     json: options.Json = False,
 ) -> None:
     """Quantize MODEL into OUTPUT and report what was gained and lost."""
-    _run(
-        "quantize",
-        model,
-        output,
-        report=report,
-        html_report=html_report,
-        config=config,
-        overwrite=overwrite,
-        quiet=quiet,
-        json=json,
-        settings={
-            "method": method,
-            "phase": phase,
-            "bit_width": bit_width,
-            "num_time_groups": num_time_groups,
-            "group_size": group_size,
-            "encoding": encoding,
-            "activation_bits": activation_bits,
-            "smoothness_threshold": smoothness_threshold,
-            "sampling_steps": sampling_steps,
-            "validation": validation,
-            "components": component,
-            "max_shard_size": max_shard_size,
-            "seed": seed,
-            "threads": threads,
-        },
-    )
+    _run("quantize", locals())
 
 
-def _run(
-    command: Verb,
-    model: Path,
-    output: Path,
-    *,
-    report: Path | None,
-    html_report: Path | None,
-    config: Path | None,
-    overwrite: bool,
-    quiet: bool,
-    json: bool,
-    settings: dict[str, object],
-) -> None:
+def _run(command: Verb, flags: dict[str, Any]) -> None:
+    """Run the library's verb with the parameters of a command, of which it takes most by name."""
     from thermoq.invocation import from_command_line
     from thermoq.pipeline import ReportPaths
     from thermoq.pipeline import quantize as run
 
+    quiet, json = flags.pop("quiet"), flags.pop("json")
+    flags["components"] = flags.pop("component")  # given once for each
+    output, report, html_report = flags["output"], flags["report"], flags["html_report"]
     warn_of_leftovers(output, report, ReportPaths(report).log, html_report)
+    started = from_command_line(command, sys.argv[1:], typed_flags(sys.argv[2:], _NOT_CARRIED))
     with shown_progress(quiet) as progress:
-        result = run(
-            model,
-            output,
-            config=config,
-            report=report,
-            html_report=html_report,
-            overwrite=overwrite,
-            progress=progress,
-            invocation=from_command_line(
-                command, sys.argv[1:], typed_flags(sys.argv[2:], _NOT_CARRIED)
-            ),
-            **settings,
-        )
+        result = run(**flags, progress=progress, invocation=started)
     for warning in result.warnings:
         warn(warning)
     if json:

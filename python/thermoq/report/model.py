@@ -6,15 +6,13 @@ to `common_violation_patterns` are the original specification's; the rest are th
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from thermoq.terms import Encoding, LayerClass, ParameterSource, Severity
 
 REPORT_FORMAT_VERSION: Final = 1
-
-Ratio = Annotated[float, Field(ge=0.0)]
 
 
 class ReportPart(BaseModel):
