@@ -19,6 +19,7 @@ using Doubles = py::array_t<double, py::array::c_style>;
 
 void bind_dispatch(py::module_& m);
 void bind_jumps(py::module_& m);
+void bind_lsq(py::module_& m);
 void bind_packing(py::module_& m);
 void bind_quantize(py::module_& m);
 void bind_spectral(py::module_& m);

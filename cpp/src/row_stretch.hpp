@@ -10,20 +10,24 @@
 #include <vector>
 
 #include "kernels/kernels.hpp"
+#include "thermoq/lsq.hpp"
 #include "thermoq/matrix.hpp"
-#include "thermoq/quantize.hpp"
 
 namespace thermoq {
 
 inline constexpr std::size_t kStretch = 2048;
 static_assert(kStretch <= kMaxGroups * kGroupMultiple, "a stretch has room for its groups");
 
+// The columns of a row and what fills its last kGroupMultiple.
+inline std::size_t padded_length(std::size_t cols) noexcept {
+  return std::max((cols + kGroupMultiple - 1) / kGroupMultiple * kGroupMultiple, kGroupMultiple);
+}
+
 // The length of a stretch of whole groups: near kStretch, a multiple of kGroupMultiple so that its
 // codes start at a byte.
 inline std::size_t stretch_length(std::size_t group_size, std::size_t cols) {
   const std::size_t groups = std::max<std::size_t>(1, kStretch / group_size);
-  const std::size_t whole_row = (cols + kGroupMultiple - 1) / kGroupMultiple * kGroupMultiple;
-  return std::min(groups * group_size, std::max(whole_row, kGroupMultiple));
+  return std::min(groups * group_size, padded_length(cols));
 }
 
 // A thread's scratch memory.

@@ -123,7 +123,11 @@ Affine run_affine(const KernelTable& kernel, const Source& source, std::size_t g
   std::vector<std::uint8_t> packed(bytes);
   kernel.pack(out.codes.data(), n, bit_width, packed.data());
   CHECK(same(packed, out.packed), "unpack and pack, n = %zu, bits = %d", n, bit_width);
-  kernel.dequantize_affine(out.codes.data(), n, group_size, out.scale.data(), out.minimum.data(),
+  std::vector<float> scale(groups);
+  std::vector<float> minimum(groups);
+  std::transform(out.scale.begin(), out.scale.end(), scale.begin(), thermoq::half_to_float);
+  std::transform(out.minimum.begin(), out.minimum.end(), minimum.begin(), thermoq::half_to_float);
+  kernel.dequantize_affine(out.codes.data(), n, group_size, scale.data(), minimum.data(),
                            out.decoded.data());
   return out;
 }

@@ -10,7 +10,9 @@ import numpy
 import numpy.typing
 
 __all__: list[str] = [
+    "MAX_LSQ_GROUP",
     "MAX_MAGNITUDE",
+    "MAX_SUPER_BLOCK_GROUPS",
     "Q8_GROUP_SIZE",
     "BoundaryJumps",
     "FloatType",
@@ -22,8 +24,12 @@ __all__: list[str] = [
     "convert",
     "default_threads",
     "dequantize_affine",
+    "dequantize_coded",
     "dequantize_q8",
     "has_openmp",
+    "lsq_affine",
+    "lsq_coded",
+    "lsq_q8",
     "pack_codes",
     "quantize_affine",
     "quantize_q8",
@@ -136,6 +142,28 @@ def dequantize_affine(
     rounded half to even. Raises ValueError for arrays of another size.
     """
 
+def dequantize_coded(
+    codes: numpy.typing.NDArray[numpy.uint8],
+    scale_codes: numpy.typing.NDArray[numpy.uint8],
+    minimum_codes: numpy.typing.NDArray[numpy.uint8],
+    super_scale: numpy.typing.NDArray[numpy.uint16],
+    super_minimum: numpy.typing.NDArray[numpy.uint16],
+    rows: int,
+    cols: int,
+    bit_width: int,
+    group_size: int,
+    super_block: int,
+    scale_bits: int,
+    minimum_bits: int,
+    type: FloatType,
+    threads: int = 0,
+) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    Decode to bytes [rows * cols * itemsize] of `type`:
+    (super_scale * scale_code) * code - super_minimum * minimum_code in f32, then rounded half to
+    even. Raises ValueError for arrays of another size.
+    """
+
 def dequantize_q8(
     codes: numpy.typing.NDArray[numpy.int8],
     scale: numpy.typing.NDArray[numpy.uint16],
@@ -152,6 +180,69 @@ def dequantize_q8(
 def has_openmp() -> bool:
     """
     Whether the build found OpenMP.
+    """
+
+def lsq_affine(
+    source: numpy.typing.NDArray[numpy.uint8],
+    type: FloatType,
+    rows: int,
+    cols: int,
+    bit_width: int,
+    group_size: int,
+    importances: numpy.typing.NDArray[numpy.float32] | None = None,
+    threads: int = 0,
+) -> tuple[
+    numpy.typing.NDArray[numpy.uint8],
+    numpy.typing.NDArray[numpy.uint16],
+    numpy.typing.NDArray[numpy.uint16],
+    QuantizationError,
+]:
+    """
+    Quantize a row-major matrix to 2 or 4 bits by least squares.
+
+    As quantize_affine; groups hold at most MAX_LSQ_GROUP weights. importances: [cols], finite and
+    at least 0, or None for equal ones.
+    """
+
+def lsq_coded(
+    source: numpy.typing.NDArray[numpy.uint8],
+    type: FloatType,
+    rows: int,
+    cols: int,
+    bit_width: int,
+    group_size: int,
+    super_block: int,
+    scale_bits: int,
+    minimum_bits: int,
+    importances: numpy.typing.NDArray[numpy.float32] | None = None,
+    threads: int = 0,
+) -> tuple[
+    numpy.typing.NDArray[numpy.uint8],
+    numpy.typing.NDArray[numpy.uint8],
+    numpy.typing.NDArray[numpy.uint8],
+    numpy.typing.NDArray[numpy.uint16],
+    numpy.typing.NDArray[numpy.uint16],
+    QuantizationError,
+]:
+    """
+    Quantize a row-major matrix to 2 or 4 bits with coded group parameters, by least squares.
+
+    Returns codes [rows, ceil(cols * bit_width / 8)], scale_codes and minimum_codes
+    [rows, ceil(groups * bits / 8)], super_scale and super_minimum as f16 bits
+    [rows, ceil(cols / super_block)], and the error. Raises ValueError for a scheme outside the
+    limits.
+    """
+
+def lsq_q8(
+    source: numpy.typing.NDArray[numpy.uint8],
+    type: FloatType,
+    rows: int,
+    cols: int,
+    importances: numpy.typing.NDArray[numpy.float32] | None = None,
+    threads: int = 0,
+) -> tuple[numpy.typing.NDArray[numpy.int8], numpy.typing.NDArray[numpy.uint16], QuantizationError]:
+    """
+    Quantize a row-major matrix to 8 bits with sign by least squares. As quantize_q8.
     """
 
 def pack_codes(
@@ -239,5 +330,7 @@ def unpack_codes(
     Undo `pack_codes`: one code a byte, [rows, cols].
     """
 
+MAX_LSQ_GROUP: int = 65536
 MAX_MAGNITUDE: float = 65504.0
+MAX_SUPER_BLOCK_GROUPS: int = 256
 Q8_GROUP_SIZE: int = 32

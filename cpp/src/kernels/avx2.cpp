@@ -8,6 +8,7 @@
 #include "../half.hpp"
 #include "avx2_quantize.hpp"
 #include "kernels.hpp"
+#include "lsq_kernels.hpp"
 
 namespace thermoq {
 namespace {
@@ -72,11 +73,10 @@ void narrow_bf16(const float* in, std::size_t n, std::uint8_t* out) noexcept {
 }
 
 void dequantize_affine(const std::uint8_t* codes, std::size_t n, std::size_t group_size,
-                       const std::uint16_t* scale, const std::uint16_t* minimum,
-                       float* out) noexcept {
+                       const float* scale, const float* minimum, float* out) noexcept {
   for (std::size_t begin = 0, group = 0; begin < n; begin += group_size, ++group) {
-    const float s = from_half(scale[group]);
-    const float m = from_half(minimum[group]);
+    const float s = scale[group];
+    const float m = minimum[group];
     const std::size_t end = smaller(begin + group_size, n);
     std::size_t i = begin;
     for (; i + 8 <= end; i += 8) {
@@ -201,17 +201,9 @@ void add_scaled(float factor, const float* x, std::size_t n, float* y) noexcept 
 }  // namespace
 
 const KernelTable kAvx2Kernels{
-    widen_f16,
-    widen_bf16,
-    narrow_f16,
-    narrow_bf16,
-    quantize_affine_avx2,
-    quantize_q8_avx2,
-    dequantize_affine,
-    dequantize_q8,
-    pack,
-    unpack,
-    dot,
+    widen_f16,        widen_bf16,        narrow_f16,    narrow_bf16,    quantize_affine_avx2,
+    quantize_q8_avx2, dequantize_affine, dequantize_q8, load_tile_avx2, lsq_affine_avx2,
+    lsq_q8_avx2,      lsq_coded_avx2,    pack,          unpack,         dot,
     add_scaled,
 };
 

@@ -48,6 +48,48 @@ struct Q8Stretch {
   ErrorSums& sums;
 };
 
+// A tile is a stretch of eight rows, transposed: a column's eight weights lie side by side, so that
+// every lane works on a row of its own and no sum crosses lanes. Least squares works on tiles; its
+// results go by lane. The importances [n] of the tile's columns are null if all are equal.
+struct Tile {
+  const float* weights;  // [n, kLanes]
+  const float* importances;
+  std::size_t n;
+};
+
+struct TileSums {
+  double squared_error[kLanes] = {};
+  double source_energy[kLanes] = {};
+  double decoded_energy[kLanes] = {};
+  float max_squared_error[kLanes] = {};
+  float max_magnitude[kLanes] = {};
+};
+
+// Where the packed codes of a tile's rows begin, and the sums that their errors are added to.
+struct TileRows {
+  std::uint8_t* codes[kLanes];
+  TileSums& sums;
+};
+
+// How a super-block's group parameters are coded.
+struct GroupCoding {
+  int bit_width;
+  std::size_t group_size;
+  int scale_bits, minimum_bits;
+};
+
+struct CodedTile {
+  std::uint16_t super_scale[kLanes], super_minimum[kLanes];  // f16 bits
+  std::uint8_t* scale_codes;                                 // [groups, kLanes], one a byte
+  std::uint8_t* minimum_codes;                               // the same
+};
+
+// Floats that the kernels below need as scratch memory.
+constexpr std::size_t group_scratch(std::size_t group_size) noexcept { return kLanes * group_size; }
+constexpr std::size_t super_block_scratch(std::size_t group_size, std::size_t groups) noexcept {
+  return group_scratch(group_size) + 4 * kLanes * groups;
+}
+
 struct KernelTable {
   // 16-bit floats to f32, from any address.
   void (*widen_f16)(const std::uint8_t* in, std::size_t n, float* out) noexcept;
@@ -65,10 +107,20 @@ struct KernelTable {
                       const Q8Stretch& out) noexcept;
 
   void (*dequantize_affine)(const std::uint8_t* codes, std::size_t n, std::size_t group_size,
-                            const std::uint16_t* scale, const std::uint16_t* minimum,
-                            float* out) noexcept;
+                            const float* scale, const float* minimum, float* out) noexcept;
   void (*dequantize_q8)(const std::int8_t* codes, std::size_t n, const std::uint16_t* scale,
                         float* out) noexcept;
+
+  // n columns of up to eight rows, `row_bytes` apart, as a tile; absent rows are 0.
+  void (*load_tile)(const std::uint8_t* in, std::size_t row_bytes, std::size_t rows, FloatType type,
+                    std::size_t n, float* tile) noexcept;
+  // Least squares: a group of eight rows, a group of q8, a super-block of at most
+  // kMaxSuperBlockGroups groups.
+  void (*lsq_affine)(const Tile& tile, int bit_width, float* scratch, const TileRows& rows,
+                     std::uint16_t* scale, std::uint16_t* minimum) noexcept;
+  void (*lsq_q8)(const Tile& tile, const TileRows& rows, std::uint16_t* scale) noexcept;
+  void (*lsq_coded)(const Tile& tile, const GroupCoding& coding, float* scratch,
+                    const TileRows& rows, CodedTile& out) noexcept;
 
   void (*pack)(const std::uint8_t* codes, std::size_t n, int bit_width,
                std::uint8_t* packed) noexcept;

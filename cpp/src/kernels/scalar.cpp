@@ -5,6 +5,7 @@
 
 #include "../half.hpp"
 #include "kernels.hpp"
+#include "lsq_kernels.hpp"
 
 namespace thermoq {
 namespace {
@@ -235,11 +236,10 @@ void quantize_q8(const std::uint8_t* in, FloatType type, std::size_t n,
 }
 
 void dequantize_affine(const std::uint8_t* codes, std::size_t n, std::size_t group_size,
-                       const std::uint16_t* scale, const std::uint16_t* minimum,
-                       float* out) noexcept {
+                       const float* scale, const float* minimum, float* out) noexcept {
   for (std::size_t begin = 0, group = 0; begin < n; begin += group_size, ++group) {
-    const float s = half_to_float(scale[group]);
-    const float m = half_to_float(minimum[group]);
+    const float s = scale[group];
+    const float m = minimum[group];
     const std::size_t end = std::min(begin + group_size, n);
     for (std::size_t i = begin; i < end; ++i) {
       out[i] = static_cast<float>(codes[i]) * s + m;
@@ -287,9 +287,10 @@ void add_scaled(float factor, const float* x, std::size_t n, float* y) noexcept 
 }  // namespace
 
 const KernelTable kScalarKernels{
-    widen_f16,   widen_bf16,        narrow_f16,    narrow_bf16, quantize_affine,
-    quantize_q8, dequantize_affine, dequantize_q8, pack,        unpack,
-    dot,         add_scaled,
+    widen_f16,     widen_bf16,        narrow_f16,    narrow_bf16,      quantize_affine,
+    quantize_q8,   dequantize_affine, dequantize_q8, load_tile_scalar, lsq_affine_scalar,
+    lsq_q8_scalar, lsq_coded_scalar,  pack,          unpack,           dot,
+    add_scaled,
 };
 
 }  // namespace thermoq
