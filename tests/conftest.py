@@ -56,19 +56,22 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def quantized(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Run]]:
-    """Quantize the model of a name in a dtype with default settings, once a session."""
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Run]]:
+    """Quantize the model of a name in a dtype, by default with default settings, once a session.
+
+    `method`: that of the weights; "minmax" brings the encoding affine.
+    """
     root = tmp_path_factory.mktemp("quantized")
 
     @functools.cache
-    def run(name: str, dtype: str) -> Run:
-        folder = root / f"{name}-{dtype}"
+    def run(name: str, dtype: str, method: str | None = None) -> Run:
+        folder = root / f"{name}-{dtype}-{method}"
         if name != "minilm":
             source = models.MAKERS[name](folder / name, dtype)
         else:
             source = models.minilm() if dtype == "F32" else models.minilm_as(folder / name, dtype)
         folder.mkdir(exist_ok=True)
-        report = thermoq.quantize(source, folder / "out", threads=2)
+        report = thermoq.quantize(source, folder / "out", method=method, threads=2)
         thermoq.export(folder / "out", folder / "dense", dtype="float32")
         return Run(name, dtype, source, folder / "out", folder / "dense", report)
 
@@ -80,10 +83,11 @@ RUNS = [
     *itertools.product(models.MAKERS, models.FLOAT_DTYPES),
     ("minilm", "F32"),
     ("minilm", "BF16"),
+    *((name, "BF16", "minmax") for name in models.MAKERS),
 ]
 
 
 @pytest.fixture(params=RUNS, ids="-".join)
-def run(request: pytest.FixtureRequest, quantized: Callable[[str, str], Run]) -> Run:
-    """Every model in every dtype, quantized."""
+def run(request: pytest.FixtureRequest, quantized: Callable[..., Run]) -> Run:
+    """Every model in every dtype, quantized, and in one with the baseline's method too."""
     return quantized(*request.param)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from thermoq.report.model import (
     Assessment,
@@ -45,6 +46,7 @@ def example_report(
     num_time_groups: int = 4,
     components: Sequence[str] = ("transformer",),
     bit_width: int = 2,
+    encoding: str = "affine",
     threshold: float = 0.3,
     kappa_scale: float = 1.0,
     validation: bool = True,
@@ -55,13 +57,22 @@ def example_report(
 ) -> Report:
     """A report of `num_layers` quantized tensors, spread over `components`.
 
-    `kappa_scale` 0 makes every jump 0; `validation=False` is a run without the thermodynamic part;
+    `encoding` is that of matrices of 2 and 4 bits; "coded" ones are chosen by lsq. `kappa_scale` 0
+    makes every jump 0; `validation=False` is a run without the thermodynamic part;
     `time_parameters=False` one in which no layer has time parameters.
     """
     groups = time_groups(num_time_groups)
     layers = [
         _layer(
-            index, num_layers, components, groups, bit_width, threshold, kappa_scale, name_prefix
+            index,
+            num_layers,
+            components,
+            groups,
+            bit_width,
+            encoding,
+            threshold,
+            kappa_scale,
+            name_prefix,
         )
         for index in range(num_layers)
     ]
@@ -77,10 +88,9 @@ def example_report(
         thermoq_version="0.1.0",
         model_name=model_name,
         phase="baseline",
-        method="minmax",
-        encoding="q8" if bit_width == 8 else "affine",
+        method="lsq" if encoding == "coded" else "minmax",
         bit_width=bit_width,
-        group_size=64,
+        **_stored(bit_width, encoding),
         activation_bits=8,
         num_time_groups=num_time_groups,
         sampling_steps=50,
@@ -91,6 +101,7 @@ def example_report(
         compression_ratio=sizes.source_bytes / sizes.model_bytes,
         nominal_compression_ratio=16 / bit_width,
         model_size_mb=sizes.model_bytes / 1e6,
+        budget=None,
         sizes=sizes,
         layer_classes=classes,
         layers=layers,
@@ -126,6 +137,7 @@ def _layer(
     components: Sequence[str],
     groups: list[TimeGroupRow],
     bit_width: int,
+    encoding: str,
     threshold: float,
     kappa_scale: float,
     name_prefix: str,
@@ -144,8 +156,11 @@ def _layer(
     num_weights = math.prod(shape)
     energy = num_weights * 4e-4
     kappa = 1 + kappa_scale * (1 + 18 * wave**3 + 22 * (index / count) ** 6)
-    encoding = "q8" if bits == 8 else "affine"
-    bits_per_weight = 8.5 if bits == 8 else bits + 0.5
+    stored = _stored(bits, encoding, super_block=384)
+    bits_per_weight = bits + 0.5
+    if stored["encoding"] == "coded":
+        parameters = (stored["scale_bits"] + stored["minimum_bits"]) / stored["group_size"]
+        bits_per_weight = bits + parameters + 32 / stored["super_block"]
     return LayerRow(
         name=f"{name_prefix}{module}.weight",
         component=components[part],
@@ -154,8 +169,8 @@ def _layer(
         source_dtype="BF16",
         num_weights=num_weights,
         bit_width=bits,
-        encoding=encoding,
-        group_size=32 if bits == 8 else 64,
+        method="lsq" if encoding == "coded" else "minmax",
+        **stored,
         stored_bytes=int(num_weights * bits_per_weight / 8),
         bits_per_weight=bits_per_weight,
         relative_squared_error=error,
@@ -167,6 +182,21 @@ def _layer(
         same_as=None,
         time_parameters=_time_parameters(groups, kappa if kappa_scale else 1.0, threshold),
     )
+
+
+def _stored(bits: int, encoding: str, super_block: int | None = None) -> dict[str, Any]:
+    if bits == 8 or encoding == "affine":
+        group_size = 32 if bits == 8 else 64
+        keys = dict.fromkeys(("super_block", "scale_bits", "minimum_bits"))
+        return {"encoding": "q8" if bits == 8 else "affine", "group_size": group_size, **keys}
+    width = {2: 4, 4: 6}[bits]
+    return {
+        "encoding": "coded",
+        "group_size": 8 * bits,
+        "super_block": super_block,
+        "scale_bits": width,
+        "minimum_bits": width,
+    }
 
 
 def _time_parameters(

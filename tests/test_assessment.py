@@ -281,6 +281,40 @@ def test_poor_weights_are_given_more_bits(
     assert any("relative squared error is above 0.05" in c for c in found.causes) == (error == 0.09)
 
 
+def test_rounded_weights_are_first_given_least_squares() -> None:
+    """The other method may do without more bits, so it comes before them."""
+    poor = figures(0.9, relative_squared_error=0.09)
+    carried = ("--config", "c.yaml", "--method", "minmax", "--encoding", "affine")
+    found = assess(poor, run(method="minmax", carried=carried))
+    assert found.next_command == (
+        "thermoq quantize --model dream-7b --output out-int2-g4-lsq --bit-width 2 "
+        "--num-time-groups 4 --method lsq --config c.yaml --encoding affine"
+    )
+    assert any("`thermoq quantize`, instead of by rounding" in text for text in found.actions)
+    assert not any("Try INT4" in text for text in found.actions)
+    # The advice after it: more bits, and a name of its own.
+    again = run(output="out-int2-g4-lsq", carried=("--method=lsq",), command="quantize")
+    words = "--output out-int4-g4 --bit-width 4 --num-time-groups 4 --method=lsq"
+    assert assess(poor, again).next_command == f"thermoq quantize --model dream-7b {words}"
+
+
+@pytest.mark.parametrize(
+    "given", [{"bit_width": 8}, {"lsq_fits": False}, {"method": "lsq"}],
+)  # fmt: skip
+def test_least_squares_are_not_advised_where_they_do_not_help(given: dict[str, Any]) -> None:
+    settings = run(**{"method": "minmax", **given})
+    found = assess(figures(0.9, relative_squared_error=0.09), settings)
+    assert "--method" not in found.next_command
+    good = assess(figures(0.9, relative_squared_error=0.01), run(method="minmax"))
+    assert "--method" not in good.next_command
+
+
+def test_the_settings_of_coded_do_not_go_with_eight_bits() -> None:
+    settings = run(bit_width=4, carried=("--scale-bits", "5"))
+    found = assess(figures(0.9, relative_squared_error=0.09), settings)
+    assert "--bit-width 8" not in found.next_command
+
+
 def test_what_is_better_than_expected_is_told_from_what_is_worse() -> None:
     high = assess(figures(0.92, boundary_scores=[0.91, 0.92, 0.93]), run())
     better = {row.name: row.better for row in high.characteristics if row.better}

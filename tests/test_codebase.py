@@ -47,7 +47,7 @@ def test_every_setting_has_a_flag_of_its_name() -> None:
         "thermodynamic",
         "components",  # --component, once for each
         # Features of later phases, accepted at their neutral values only.
-        *("super_block", "scale_bits", "minimum_bits", "rotation", "calibration"),
+        *("rotation", "calibration"),
     }
     keys = QuantizationConfig.model_fields.keys() - exempt
     assert {"--" + key.replace("_", "-") for key in keys} - flags_of("quantize") == set()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 from thermoq.config import LayerRule, QuantizationConfig, load_config
+from thermoq.encodings import EncodingChoice
 from thermoq.errors import UsageError
 from thermoq.settings import Settings
 
@@ -20,6 +21,8 @@ quantization:
   group_size: null              # null: the encoding's default (affine 64)
   encoding: null                # affine | coded; null: the measured best for bit_width (8: q8)
   super_block: null             # coded only, with scale_bits and minimum_bits
+  scale_bits: null
+  minimum_bits: null
   method: null                  # minmax | lsq | hessian
   rotation: null                # none | hadamard
   num_time_groups: 4
@@ -90,15 +93,23 @@ def test_empty_means_defaults(load, text: str) -> None:
 
 def test_resolved_values() -> None:
     config = QuantizationConfig()
-    assert (config.weight_encoding, config.resolved_group_size) == ("affine", 64)
-    assert (config.resolved_method, config.resolved_sampling_steps) == ("minmax", 50)
+    assert (config.resolved_method, config.resolved_sampling_steps) == ("lsq", 50)
+    assert config.encoding_choice == EncodingChoice("lsq")
     assert config.max_shard_bytes == 5 * 10**9
-    assert QuantizationConfig(group_size=128, sampling_steps=20).resolved_group_size == 128
     assert QuantizationConfig(sampling_steps=20).resolved_sampling_steps == 20
-    eight = QuantizationConfig(bit_width=8, group_size=32)
-    assert (eight.weight_encoding, eight.resolved_group_size) == ("q8", 32)
-    # What a rule with 2 or 4 bits gets beside 8-bit matrices.
-    assert QuantizationConfig(bit_width=8).affine_group_size == 64
+    given = {
+        "method": "lsq", "encoding": "coded", "group_size": 16, "super_block": 48,
+        "scale_bits": 3, "minimum_bits": 8,
+    }  # fmt: skip
+    assert QuantizationConfig(**given).encoding_choice == EncodingChoice(**given)
+    assert QuantizationConfig(bit_width=8, group_size=32).encoding_choice.group_size == 32
+
+
+def test_what_goes_with_lsq() -> None:
+    rule = LayerRule(match="a", group_size=65544)
+    assert QuantizationConfig(method="minmax", group_size=65536).fits_lsq
+    assert not QuantizationConfig(method="minmax", group_size=65544).fits_lsq
+    assert not QuantizationConfig(method="minmax", layers=(rule,)).fits_lsq
 
 
 @pytest.mark.parametrize(
@@ -137,7 +148,8 @@ def test_flags_win_and_none_is_not_given(load) -> None:
 
 def test_every_flag_reaches_its_key() -> None:
     given: dict[str, Any] = {
-        "bit_width": 4, "group_size": 32, "encoding": "affine", "method": "minmax",
+        "bit_width": 4, "group_size": 32, "encoding": "coded", "method": "lsq",
+        "super_block": 96, "scale_bits": 5, "minimum_bits": 3,
         "rotation": "none", "num_time_groups": 8, "activation_bits": 4, "sampling_steps": 20,
         "seed": 7, "threads": 2, "max_shard_size": "1GB", "components": ("vae",),
         "smoothness_threshold": 0.2, "validation": False, "interpolation": "cubic", "window": 10,
@@ -208,8 +220,12 @@ def test_flags_over_a_configuration() -> None:
         ({"bit_width": np.int64(3)}, "--bit-width: expected 2, 4 or 8, got 3"),
         ({"bit_width": np.array([2, 4])}, "--bit-width: expected 2, 4 or 8, got [2 4]"),
         ({"bit_width": np.eye(2)}, "--bit-width: expected 2, 4 or 8, got [[1. 0.] [0. 1.]]"),
-        ({"method": "lsq"}, "--method: expected minmax (others are not in this version), got "
-         "'lsq'"),
+        ({"method": "hessian"}, "--method: expected minmax or lsq (others are not in this "
+         "version), got 'hessian'"),
+        ({"method": "minmax", "encoding": "coded"}, "--encoding: expected affine or null (coded "
+         "needs method lsq), got 'coded'"),
+        ({"layers": [{"match": "a", "group_size": 48}], "super_block": 384 * 48}, "--super-block: "
+         "expected a multiple of 16 (the group size at 2 bits) up to 4096, or null, got 18432"),
         ({"threads": -1}, "--threads: expected an integer from 0 (all cores) to 1024, got -1"),
         ({"num_time_groups": 0}, "--num-time-groups: expected an integer of at least 1, got 0"),
         ({"max_shard_size": "x"}, "--max-shard-size: expected a size of at least one byte such as "
@@ -248,22 +264,49 @@ BAD_VALUES = [
     (["group_size: 0"], 2, "group_size: expected a multiple of 8, or null, got 0"),
     (["bit_width: 8", "group_size: 64"], 3,
      "group_size: expected 32 or null (bit_width 8 has groups of 32), got 64"),
-    (["encoding: coded"], 2,
-     "encoding: expected affine (others are not in this version), got 'coded'"),
-    (["encoding: q8"], 2, "encoding: expected affine or null, got 'q8'"),
+    (["encoding: coded", "method: minmax"], 2,
+     "encoding: expected affine or null (coded needs method lsq), got 'coded'"),
+    (["encoding: q8"], 2, "encoding: expected affine, coded or null, got 'q8'"),
+    (["encoding: coded", "bit_width: 8"], 2,
+     "encoding: expected null (bit_width 8 is stored as q8), got 'coded'"),
+    (["group_size: 65544"], 2,
+     "group_size: expected at most 65536 (method lsq), or null, got 65544"),
+    (["group_size: 65544", "method: lsq"], 2,
+     "group_size: expected at most 65536 (method lsq), or null, got 65544"),
     (["bit_width: 8", "encoding: affine"], 3,
      "encoding: expected null (bit_width 8 is stored as q8), got 'affine'"),
-    (["super_block: 1"], 2, "super_block: expected null (not in this version of thermoq), got 1"),
-    (["scale_bits: 4"], 2, "scale_bits: expected null (not in this version of thermoq), got 4"),
-    (["minimum_bits: 4"], 2, "minimum_bits: expected null (not in this version of thermoq), got 4"),
-    (["method: lsq"], 2, "method: expected minmax (others are not in this version), got 'lsq'"),
+    (["super_block: 1"], 2, "super_block: expected a multiple of group_size, or null, got 1"),
+    (["super_block: 264"], 2,
+     "super_block: expected a multiple of 16 (the group size at 2 bits) up to 4096, or null, "
+     "got 264"),
+    # A run at 2 bits has modulation layers at 4.
+    (["super_block: 48"], 2,
+     "super_block: expected a multiple of 32 (the group size at 4 bits) up to 8192, or null, "
+     "got 48"),
+    (["super_block: 100", "group_size: 40"], 2,
+     "super_block: expected a multiple of group_size, or null, got 100"),
+    (["super_block: 96", "group_size: 40"], 2,
+     "super_block: expected a multiple of 40 (the group size at 2 bits) up to 10240, or null, "
+     "got 96"),
+    (["bit_width: 4", "super_block: 8224"], 3,
+     "super_block: expected a multiple of 32 (the group size at 4 bits) up to 8192, or null, "
+     "got 8224"),
+    (["scale_bits: 0"], 2, "scale_bits: expected 1 to 8, or null, got 0"),
+    (["minimum_bits: 9"], 2, "minimum_bits: expected 1 to 8, or null, got 9"),
+    (["minimum_bits: 4.0"], 2, "minimum_bits: expected 1 to 8, or null, got 4.0"),
+    (["scale_bits: 4", "encoding: affine"], 2,
+     "scale_bits: expected null (encoding affine), got 4"),
+    (["minimum_bits: 4", "method: minmax"], 2,
+     "minimum_bits: expected null (method minmax, encoding affine), got 4"),
+    (["super_block: 256", "bit_width: 8"], 2,
+     "super_block: expected null (bit_width 8 is stored as q8), got 256"),
     (["rotation: hadamard"], 2,
      "rotation: expected none (others are not in this version), got 'hadamard'"),
     (["encoding: trellis"], 2,
-     "encoding: expected affine (others are not in this version), got 'trellis'"),
+     "encoding: expected affine or coded (others are not in this version), got 'trellis'"),
     (["method: hessian"], 2,
-     "method: expected minmax (others are not in this version), got 'hessian'"),
-    (["method: mse"], 2, "method: expected minmax or null, got 'mse'"),
+     "method: expected minmax or lsq (others are not in this version), got 'hessian'"),
+    (["method: mse"], 2, "method: expected minmax, lsq or null, got 'mse'"),
     (["rotation: random"], 2, "rotation: expected none or null, got 'random'"),
     (["num_time_groups: 0"], 2, "num_time_groups: expected an integer of at least 1, got 0"),
     (["num_time_groups: 4.5"], 2, "num_time_groups: expected an integer of at least 1, got 4.5"),
@@ -305,9 +348,27 @@ BAD_VALUES = [
     (["layers:", "  - {match: ''}"], 3,
      "layers[0].match: expected a glob on the tensor name, got ''"),
     (["layers:", "  - match: a"], 3,
-     "layers[0]: expected bit_width and/or group_size, or skip alone, got {match: 'a'}"),
-    (["layers:", "  - {match: a, skip: true, bit_width: 2}"], 3, "layers[0]: expected bit_width "
-     "and/or group_size, or skip alone, got {match: 'a', skip: true, bit_width: 2}"),
+     "layers[0]: expected bit_width, group_size and/or encoding, or skip alone, got "
+     "{match: 'a'}"),
+    (["layers:", "  - {match: a, skip: true, bit_width: 2}"], 3, "layers[0]: expected bit_width, "
+     "group_size and/or encoding, or skip alone, got {match: 'a', skip: true, bit_width: 2}"),
+    (["layers:", "  - {match: a, encoding: trellis}"], 3, "layers[0].encoding: expected affine or "
+     "coded (others are not in this version), got 'trellis'"),
+    (["layers:", "  - {match: a, encoding: q8}"], 3,
+     "layers[0].encoding: expected affine or coded, got 'q8'"),
+    (["layers:", "  - {match: a, bit_width: 8, encoding: coded}"], 3, "layers[0]: expected no "
+     "encoding with bit_width 8, which is stored as q8, got {match: 'a', bit_width: 8, encoding: "
+     "'coded'}"),
+    # Rules that go well by themselves, but not with the run.
+    (["method: minmax", "layers:", "  - {match: a, skip: true}", "  - match: b",
+      "    encoding: coded"], 6,
+     "layers[1].encoding: expected affine (coded needs method lsq), got 'coded'"),
+    (["layers:", "  - {match: a, group_size: 65544}"], 3,
+     "layers[0].group_size: expected at most 65536 (method lsq), got 65544"),
+    (["super_block: 384", "layers:", "  - {match: a, group_size: 40}"], 4,
+     "layers[0].group_size: expected groups that super_block 384 holds 1 to 256 of, got 40"),
+    (["bit_width: 4", "super_block: 8192", "layers:", "  - {match: a, bit_width: 2}"], 5,
+     "layers[0].bit_width: expected groups that super_block 8192 holds 1 to 256 of, got 16"),
     (["layers:", "  - {match: a, bit_width: 8, group_size: 64}"], 3, "layers[0]: expected "
      "group_size 32 or none with bit_width 8, got {match: 'a', bit_width: 8, group_size: 64}"),
     (["layers:", "  - match: a", "    bit_width: 5"], 4,
@@ -315,6 +376,24 @@ BAD_VALUES = [
     (["layers:", "  - {match: a, group_size: 9}"], 3,
      "layers[0].group_size: expected a multiple of 8, got 9"),
 ]  # fmt: skip
+
+
+GOOD_VALUES = [
+    ["super_block: 48", "group_size: 16"],
+    ["super_block: 4096"],
+    ["group_size: 65536"],
+    ["group_size: 65544", "method: minmax"],
+    ["encoding: coded", "method: lsq", "scale_bits: 1", "minimum_bits: 8"],
+    ["encoding: affine", "method: lsq"],
+    ["super_block: 384", "layers: [{match: a, group_size: 40, encoding: affine}]"],
+    ["super_block: 384", "layers: [{match: a, group_size: 32, bit_width: 8}]"],
+    ["encoding: affine", "layers: [{match: a, encoding: coded}]"],
+]
+
+
+@pytest.mark.parametrize("lines", GOOD_VALUES)
+def test_combinations_that_go(load, lines: list[str]) -> None:
+    load(within(*lines))
 
 
 @pytest.mark.parametrize(("lines", "line", "message"), BAD_VALUES)
@@ -334,7 +413,7 @@ def test_bad_values(refused, lines: list[str], line: int, message: str) -> None:
         (within("thermodynamic: {validation: {foo: 1}}"), "line 2: unknown key "
          "'thermodynamic.validation.foo' (expected one of enabled, smoothness_threshold)"),
         (within("layers:", "  - {match: a, bits: 8}"), "line 3: unknown key 'layers[0].bits' "
-         "(expected one of match, bit_width, skip, group_size)"),
+         "(expected one of match, bit_width, skip, group_size, encoding)"),
         ("bit_width: 2", "line 1: unknown key 'bit_width' (settings go under quantization:)"),
         ("\nquant: 2", "line 2: unknown key 'quant' (expected quantization)"),
         ("- a", "line 1: expected a mapping with the key quantization, got a list"),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import thermoq
 from conftest import Run
+from safetensors.numpy import save_file
 from thermoq import _core
 from thermoq.checkpoint.manifest import (
     SCHEDULE_KINDS,
@@ -23,7 +24,7 @@ from thermoq.checkpoint.manifest import (
     ScheduleEntry,
     TimeGroupTable,
 )
-from thermoq.weights import Matrix, Scheme, quantize
+from thermoq.weights import Matrix, QuantizedMatrix, Scheme, dequantize, quantize
 
 DOCUMENT = (Path(__file__).parents[1] / "docs/format.md").read_text(encoding="utf-8")
 Quantized = Callable[[str, str], Run]
@@ -34,7 +35,7 @@ Reader = Callable[[Path, str], np.ndarray]
 def read_tensor() -> Reader:
     """The function that the document ends with."""
     (block,) = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.M | re.S)
-    assert len(block.splitlines()) < 45
+    assert len(block.splitlines()) <= 50
     namespace: dict[str, Any] = {}
     exec(compile(block, "docs/format.md", "exec"), namespace)
     function: Reader = namespace["read_tensor"]
@@ -75,7 +76,7 @@ def test_other_group_sizes(
     quantized: Quantized, tmp_path: Path, read_tensor: Reader, group_size: int
 ) -> None:
     run = quantized("oddities", "F32")
-    thermoq.quantize(run.source, tmp_path / "out", group_size=group_size)
+    thermoq.baseline(run.source, tmp_path / "out", group_size=group_size)
     thermoq.export(tmp_path / "out", tmp_path / "dense", dtype="float32")
     assert_reads(read_tensor, tmp_path / "out", tmp_path / "dense")
 
@@ -90,24 +91,159 @@ def test_an_unknown_encoding_is_refused_by_name(
         read_tensor(tmp_path, "lm_head.weight")
 
 
-def example(row: str) -> list[str]:
-    """A row of the document's example of packing."""
-    text = DOCUMENT.split("An example:")[1].split("## ")[0]
+def write_random_coded(
+    folder: Path, row: tuple[int, int, int, int, int], shape: tuple[int, ...], seed: int
+) -> tuple[dict[str, np.ndarray], int, int]:
+    """Write a coded tensor "w.weight" of random parts and return those, its rows and columns.
+
+    `row`: bit width, group size, super-block, bits of scales and of minima.
+    """
+    bits, group_size, super_block, scale_bits, minimum_bits = row
+    rows, cols = shape[0], int(np.prod(shape[1:]))
+    groups, supers = -(-cols // group_size), -(-cols // super_block)
+    random = np.random.default_rng(seed)
+    parts = {
+        "super_scale": random.uniform(0, 1, (rows, supers)).astype(np.float16),
+        "super_minimum": random.normal(0, 1, (rows, supers)).astype(np.float16),
+        "scale_codes": packed_row_by_row(random, rows, groups, scale_bits),
+        "minimum_codes": packed_row_by_row(random, rows, groups, minimum_bits),
+        "codes": packed_row_by_row(random, rows, cols, bits),
+    }
+    entry = {
+        "encoding": "coded", "shape": shape, "source_dtype": "F32", "row_dimension": 0,
+        "bit_width": bits, "group_size": group_size, "super_block": super_block,
+        "scale_bits": scale_bits, "minimum_bits": minimum_bits,
+    }  # fmt: skip
+    (folder / "thermoq.json").write_text(json.dumps({"tensors": {"w.weight": entry}}))
+    tensors = {f"w.weight.{suffix}": array for suffix, array in parts.items()}
+    save_file(tensors, folder / "model.safetensors")
+    return parts, rows, cols
+
+
+def packed_row_by_row(random: np.random.Generator, rows: int, count: int, bits: int) -> np.ndarray:
+    """Random codes of `bits` bits, each row one number, low codes first."""
+    lines = []
+    for _ in range(rows):
+        number = sum(int(random.integers(2**bits)) << (bits * i) for i in range(count))
+        lines.append(list(number.to_bytes(-(-count * bits // 8), "little")))
+    return np.array(lines, np.uint8)
+
+
+def code_at(line: np.ndarray, index: int, bits: int) -> int:
+    """The document's sentence on packing, bit for bit."""
+    code = 0
+    for k in range(bits):
+        b = index * bits + k
+        code |= (int(line[b // 8]) >> (b % 8) & 1) << k
+    return code
+
+
+@pytest.mark.parametrize(
+    "row",
+    [(2, 16, 256, 4, 4), (4, 32, 256, 6, 6), (2, 8, 24, 6, 4), (2, 16, 48, 3, 5), (4, 8, 16, 7, 1),
+     (4, 24, 48, 8, 2), (2, 64, 4096, 5, 7)],
+)  # fmt: skip
+@pytest.mark.parametrize("shape", [(3, 256), (2, 100), (1, 1), (2, 5, 3, 3)])
+def test_the_lines_read_codes_of_any_width(
+    tmp_path: Path, read_tensor: Reader, row: tuple[int, int, int, int, int], shape: tuple[int, ...]
+) -> None:
+    """Against the sentences of the document, one weight at a time, in scalar f32."""
+    parts, rows, cols = write_random_coded(tmp_path, row, shape, seed=sum(row))
+    bits, group_size, super_block, scale_bits, minimum_bits = row
+    expected = np.zeros((rows, cols), np.float32)
+    for r in range(rows):
+        for c in range(cols):
+            j, i = c // group_size, c // super_block
+            scale_code = np.float32(code_at(parts["scale_codes"][r], j, scale_bits))
+            minimum_code = np.float32(code_at(parts["minimum_codes"][r], j, minimum_bits))
+            code = np.float32(code_at(parts["codes"][r], c, bits))
+            scale = np.float32(parts["super_scale"][r, i]) * scale_code
+            minimum = np.float32(parts["super_minimum"][r, i]) * minimum_code
+            # Every product is exact, so that a fused multiply-add would do as well.
+            assert float(scale) * float(code) == float(scale * code)
+            assert float(parts["super_scale"][r, i]) * float(scale_code) == float(scale)
+            expected[r, c] = scale * code - minimum
+    values = read_tensor(tmp_path, "w.weight")
+    assert values.dtype == np.float32
+    assert values.tobytes() == expected.tobytes()
+    assert values.shape == shape
+    scheme = Scheme(
+        *("coded", bits, group_size),
+        super_block=super_block,
+        scale_bits=scale_bits,
+        minimum_bits=minimum_bits,
+    )
+    decoded = dequantize(QuantizedMatrix(scheme, rows, cols, dict(parts)))
+    assert decoded.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"scale_bits": 5, "minimum_bits": 3}, {"bit_width": 4, "scale_bits": 7, "minimum_bits": 6},
+     {"group_size": 8, "super_block": 40}, {"group_size": 40}, {"encoding": "affine"}],
+)  # fmt: skip
+def test_other_codes(
+    quantized: Quantized, tmp_path: Path, read_tensor: Reader, settings: dict[str, Any]
+) -> None:
+    for name in ("unet", "oddities"):
+        run = quantized(name, "BF16")
+        output, dense = tmp_path / name, tmp_path / f"{name}-dense"
+        thermoq.quantize(run.source, output, **settings)
+        thermoq.export(output, dense, dtype="float32")
+        assert_reads(read_tensor, output / run.component, dense / run.component)
+
+
+def example(encoding: str, row: str) -> list[str]:
+    """A row of the document's example of packing in an encoding."""
+    text = DOCUMENT.split(f"An example of `{encoding}`:")[1]
+    text = text.split("An example")[0].split("## ")[0]
     (found,) = re.findall(rf"^    {row} +(.*)$", text, re.M)
     return [word for word in found.split() if word != "|"]
 
 
 def test_the_example_of_packing(simd_level: str) -> None:
-    weights = np.array([example("weights")], np.float32)
+    weights = np.array([example("affine", "weights")], np.float32)
     matrix = Matrix(weights.reshape(-1).view(np.uint8), "F32", *weights.shape)
     quantized, error = quantize(matrix, Scheme("affine", 2, 8))
-    assert quantized.parts["minimum"].tolist() == [[float(m) for m in example("minimum")]]
-    assert quantized.parts["scale"].tolist() == [[float(s) for s in example("scale")]]
+    minimum, scale = example("affine", "minimum"), example("affine", "scale")
+    assert quantized.parts["minimum"].tolist() == [[float(m) for m in minimum]]
+    assert quantized.parts["scale"].tolist() == [[float(s) for s in scale]]
     packed = quantized.parts["codes"].view(np.uint8)
-    assert packed.tolist() == [[int(byte, 16) for byte in example("bytes")]]
+    assert packed.tolist() == [[int(byte, 16) for byte in example("affine", "bytes")]]
     codes = _core.unpack_codes(packed, 1, weights.size, 2)
-    assert codes.tolist() == [[int(code) for code in example("codes")]]
+    assert codes.tolist() == [[int(code) for code in example("affine", "codes")]]
     assert error.squared_error == 0.0
+
+
+def test_the_example_of_coded(simd_level: str) -> None:
+    text = DOCUMENT.split("An example of `coded`:")[1].split("##")[0]
+    bytes_of = {
+        part: [int(byte, 16) for byte in line.split()]
+        for part, line in re.findall(r"^    (\w+codes|codes) .*\n      as bytes +(.*)$", text, re.M)
+    }
+    parts: dict[str, Any] = {
+        **{part: np.array([bytes_], np.uint8) for part, bytes_ in bytes_of.items()},
+        **{part: np.array([example("coded", part)], np.float16)
+           for part in ("super_scale", "super_minimum")},
+    }  # fmt: skip
+    for part, bits in (("scale_codes", 6), ("minimum_codes", 3), ("codes", 2)):
+        codes = [int(code) for code in example("coded", part)]
+        assert [code_at(parts[part][0], i, bits) for i in range(len(codes))] == codes
+    scheme = Scheme("coded", 2, 8, super_block=16, scale_bits=6, minimum_bits=3)
+    decoded = dequantize(QuantizedMatrix(scheme, 1, 20, parts)).view(np.float32)
+    assert decoded.tolist() == [float(weight) for weight in example("coded", "weights")]
+    stored_as = {suffix: array.shape for suffix, array in parts.items()}
+    assert {k: shape for k, (_, shape) in scheme.stored_parts(1, 20).items()} == stored_as
+
+
+def test_the_drawing_of_codes_in_two_bytes() -> None:
+    (drawing,) = re.findall(r"^    6 bits:.*?group$", DOCUMENT, re.M | re.S)
+    owners = [int(digit) for digit in re.findall(r"\b\d\b", drawing.splitlines()[-1])]
+    for byte in range(3):
+        for bit, owner in enumerate(reversed(owners[8 * byte : 8 * byte + 8])):
+            line = np.zeros(3, np.uint8)
+            line[byte] = 1 << bit
+            assert [code_at(line, i, 6) != 0 for i in range(4)] == [i == owner for i in range(4)]
 
 
 @pytest.mark.parametrize("bit_width", [2, 4])
@@ -151,9 +287,11 @@ def test_keys_are_present_where_the_tables_say(run: Run) -> None:
     assert manifest.keys() == {*Manifest.model_fields, "tensors_sha256"}
     everywhere = {"encoding", "shape", "source_dtype"}
     of_matrices = {"layer_class", "bit_width", "group_size", "row_dimension"}
+    of_coded = {"super_block", "scale_bits", "minimum_bits"}
     for entry in manifest["tensors"].values():
         place = {"same_as"} if "same_as" in entry else {"sha256"}
         own = {"reason"} if entry["encoding"] == "copied" else of_matrices
+        own = own | of_coded if entry["encoding"] == "coded" else own
         assert entry.keys() == everywhere | place | own
     expected = set(models.read_tensors(run.source / run.component))
     assert set(manifest["tensors"]) == expected
@@ -173,6 +311,17 @@ def test_stored_tensors_are_those_of_the_table(run: Run) -> None:
         rows = shape[entry["row_dimension"]]
         cols = int(np.prod(shape)) // rows
         groups = -(-cols // entry["group_size"])
+        if entry["encoding"] == "coded":
+            supers = -(-cols // entry["super_block"])
+            for suffix, count, bits in (
+                ("scale_codes", groups, entry["scale_bits"]),
+                ("minimum_codes", groups, entry["minimum_bits"]),
+                ("codes", cols, entry["bit_width"]),
+            ):
+                expected[f"{name}.{suffix}"] = ("U8", (rows, -(-count * bits // 8)))
+            expected[f"{name}.super_scale"] = ("F16", (rows, supers))
+            expected[f"{name}.super_minimum"] = ("F16", (rows, supers))
+            continue
         expected[f"{name}.scale"] = ("F16", (rows, groups))
         if entry["encoding"] == "affine":
             expected[f"{name}.minimum"] = ("F16", (rows, groups))

@@ -16,7 +16,8 @@ Quantized = Callable[[str, str], Run]
 
 
 def test_the_plan_is_what_is_done(run: Run) -> None:
-    planned, stored = thermoq.inspect(run.source), thermoq.inspect(run.output)
+    planned = thermoq.inspect(run.source, method=run.report.method)
+    stored = thermoq.inspect(run.output)
     assert (planned.quantized, stored.quantized) == (False, True)
     assert planned.layout == stored.layout
     after = {tensor.name: tensor for tensor in stored.tensors}

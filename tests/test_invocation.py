@@ -12,6 +12,7 @@ from thermoq.invocation import Invocation, from_command_line, from_python
 def test_a_call_is_repeated_as_flags() -> None:
     settings = {
         "bit_width": 4,
+        "method": "minmax",
         "group_size": 32,
         "smoothness_threshold": 0.2,
         "validation": False,
@@ -21,7 +22,8 @@ def test_a_call_is_repeated_as_flags() -> None:
     }
     made = from_python("quantize", Path("m"), "o", Path("c.yaml"), settings)
     assert made.typed.startswith("thermoq.quantize('m', 'o', config='c.yaml', bit_width=4, ")
-    words = "--config c.yaml --group-size 32 --smoothness-threshold 0.2 --no-validation"
+    words = "--config c.yaml --method minmax --group-size 32 --smoothness-threshold 0.2 "
+    words += "--no-validation"
     assert made.carried == (*words.split(), "--component", "vae")
 
 

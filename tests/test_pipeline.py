@@ -41,7 +41,16 @@ def test_other_files_are_carried_over(run: Run) -> None:
     entry = changed.pop("quantization_config")
     assert changed == json.loads(before[config])
     assert entry["quant_method"] == "thermoq"
-    assert (entry["format_version"], entry["bit_width"], entry["group_size"]) == (1, 2, 64)
+    assert (entry["format_version"], entry["bit_width"]) == (1, 2)
+    how = {key: entry.get(key, "absent") for key in (
+        "method", "encoding", "group_size", "super_block", "scale_bits", "minimum_bits"
+    )}  # fmt: skip
+    absent = ["absent"] * 3
+    expected = {
+        "lsq": ["lsq", "coded", 16, None, 4, 4],
+        "minmax": ["minmax", "affine", 64, *absent],
+    }
+    assert list(how.values()) == expected[run.report.method]
 
 
 def test_a_vae_is_copied_as_it_is(quantized: Quantized) -> None:

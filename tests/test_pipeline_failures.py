@@ -67,14 +67,17 @@ def test_weights_beyond_float16_are_named_and_can_be_skipped(tmp_path: Path) -> 
     assert stored["lm_head.weight"] == before["lm_head.weight"]
 
 
-def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "suffix"), [("minmax", "scale"), ("lsq", "super_scale"), ("lsq", "scale_codes")]
+)
+def test_two_tensors_of_one_name_are_refused(tmp_path: Path, method: str, suffix: str) -> None:
     maker = models.Maker("F32")
     maker.add("a.weight", 8, 16)
-    maker.add("a.weight.scale", 3)
+    maker.add(f"a.weight.{suffix}", 3)
     write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
     write_json(tmp_path / "in/config.json", {})
-    with pytest.raises(InputError, match=r"got a\.weight\.scale for 'a\.weight' too"):
-        thermoq.quantize(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(InputError, match=rf"got a\.weight\.{suffix} for 'a\.weight' too"):
+        thermoq.quantize(tmp_path / "in", tmp_path / "out", method=method)
     assert not (tmp_path / "out").exists()
 
 

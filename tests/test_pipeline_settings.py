@@ -34,7 +34,8 @@ def test_bit_widths(quantized: Quantized, tmp_path: Path, bit_width: int) -> Non
     bits = {row.layer_class: row.bit_width for row in report.layers}
     assert bits == {"body": bit_width, "modulation": max(4, bit_width), "sensitive": 8, "table": 8}
     assert report.nominal_compression_ratio == 16 / bit_width
-    assert report.encoding == ("q8" if bit_width == 8 else "affine")
+    assert report.method == "lsq"
+    assert report.encoding == ("q8" if bit_width == 8 else "coded")
     assert report.smoothness_score == run.report.smoothness_score  # weights have no say in it
     thermoq.verify(tmp_path / "out")
 
@@ -50,12 +51,19 @@ def test_more_bits_are_closer(quantized: Quantized, tmp_path: Path) -> None:
     assert errors[0] == run.report.relative_squared_error
 
 
+@pytest.mark.parametrize(
+    ("method", "encoding"), [("minmax", "affine"), ("lsq", "affine"), ("lsq", "coded")]
+)
 @pytest.mark.parametrize("group_size", [8, 24, 128, 4096])
-def test_group_sizes(quantized: Quantized, tmp_path: Path, group_size: int) -> None:
+def test_group_sizes(
+    quantized: Quantized, tmp_path: Path, group_size: int, method: str, encoding: str
+) -> None:
     run = quantized("dream", "F16")
-    report = thermoq.quantize(run.source, tmp_path / "out", group_size=group_size)
+    report = thermoq.quantize(
+        run.source, tmp_path / "out", group_size=group_size, encoding=encoding, method=method
+    )
     assert report.group_size == group_size
-    sizes = {row.group_size for row in report.layers if row.encoding == "affine"}
+    sizes = {row.group_size for row in report.layers if row.encoding == encoding}
     assert sizes == {group_size}
     thermoq.verify(tmp_path / "out")
     thermoq.export(tmp_path / "out", tmp_path / "dense", dtype="float32")
@@ -64,6 +72,94 @@ def test_group_sizes(quantized: Quantized, tmp_path: Path, group_size: int) -> N
     for row in report.layers:
         truth = reference.error_figures(before[row.name], after[row.name])
         assert row.squared_error == pytest.approx(truth.squared_error, rel=1e-5)
+
+
+def test_what_sets_the_size_of_coded_tensors(quantized: Quantized, tmp_path: Path) -> None:
+    run = quantized("dit", "BF16")
+    report = thermoq.quantize(
+        run.source, tmp_path / "out", group_size=16, super_block=48, scale_bits=3, minimum_bits=5
+    )
+    assert (report.encoding, report.group_size, report.super_block) == ("coded", 16, 48)
+    assert (report.scale_bits, report.minimum_bits) == (3, 5)
+    stored = models.read_tensors(tmp_path / "out/transformer")
+    for row in report.layers:
+        how = (row.group_size, row.super_block, row.scale_bits, row.minimum_bits)
+        if row.bit_width == 8:
+            assert (row.encoding, how) == ("q8", (32, None, None, None))
+            continue
+        assert (row.encoding, how) == ("coded", (16, 48, 3, 5))
+        rows, cols = row.shape[0], row.num_weights // row.shape[0]
+        groups, supers = -(-cols // 16), -(-cols // 48)
+        nbytes = -(-groups * 3 // 8) + -(-groups * 5 // 8) + 4 * supers
+        nbytes = rows * (nbytes + -(-cols * row.bit_width // 8))
+        assert row.stored_bytes in (nbytes, 0)
+        assert row.bits_per_weight == pytest.approx(8 * nbytes / row.num_weights)
+        if row.same_as is None:
+            parts = [data for name, (_, _, data) in stored.items() if name.startswith(row.name)]
+            assert sum(map(len, parts)) == nbytes
+    manifest = json.loads((tmp_path / "out/transformer/thermoq.json").read_text())
+    entry = json.loads((tmp_path / "out/transformer/config.json").read_text())
+    for keys in (entry["quantization_config"], *manifest["tensors"].values()):
+        if keys["encoding"] == "coded":
+            assert (keys["super_block"], keys["scale_bits"], keys["minimum_bits"]) == (48, 3, 5)
+    thermoq.verify(tmp_path / "out")
+
+
+def test_least_squares_are_closer_than_rounding_at_every_size(
+    quantized: Quantized, tmp_path: Path
+) -> None:
+    run = quantized("dream", "BF16")
+    rounded = quantized("dream", "BF16", "minmax").report
+    affine = thermoq.quantize(run.source, tmp_path / "out", encoding="affine")
+    # The same encoding, so the same bytes, and no tensor is worse; q8 is fitted too.
+    assert affine.sizes.quantized_bytes == rounded.sizes.quantized_bytes
+    assert {row.method for row in affine.layers} == {"lsq"}
+    assert {row.method for row in rounded.layers} == {"minmax"}
+    before = {row.name: row.squared_error for row in rounded.layers}
+    for row in affine.layers:
+        assert row.squared_error <= before[row.name]
+    assert affine.relative_squared_error < 0.7 * rounded.relative_squared_error
+    assert run.report.relative_squared_error < affine.relative_squared_error
+
+
+def test_rules_choose_the_encoding(quantized: Quantized, tmp_path: Path) -> None:
+    run = quantized("dit", "BF16")
+    config = write_config(
+        tmp_path,
+        """
+quantization:
+  scale_bits: 5
+  layers:
+    - {match: "*.attn1.to_q.weight", encoding: affine}
+    - {match: "*.attn1.to_k.weight", encoding: affine, group_size: 40, bit_width: 4}
+    - {match: "*.attn1.to_v.weight", group_size: 24}
+    - {match: "proj_out_2.weight", encoding: coded}
+""",
+    )
+    report = thermoq.quantize(run.source, tmp_path / "out", config=config)
+    rows = {row.name.removeprefix("transformer_blocks.1."): row for row in report.layers}
+    stored = {
+        name: (row.encoding, row.bit_width, row.group_size, row.scale_bits)
+        for name, row in rows.items()
+    }
+    assert stored["attn1.to_q.weight"] == ("affine", 2, 64, None)
+    assert stored["attn1.to_k.weight"] == ("affine", 4, 40, None)
+    assert stored["attn1.to_v.weight"] == ("coded", 2, 24, 5)
+    assert stored["ff.net.2.weight"] == ("coded", 2, 16, 5)
+    assert stored["norm1.linear.weight"] == ("coded", 4, 32, 5)
+    assert report.warnings == [
+        "layers: pattern 'proj_out_2.weight' sets encoding coded, which does not apply to 1 of its "
+        "tensors, such as proj_out_2.weight (8 bits are q8, with groups of 32)"
+    ]
+    thermoq.verify(tmp_path / "out")
+    affine = write_config(
+        tmp_path, "quantization: {encoding: affine, layers: [{match: '*.ff.*', encoding: coded}]}"
+    )
+    report = thermoq.quantize(run.source, tmp_path / "out2", config=affine)
+    assert report.encoding == "affine"
+    for row in report.layers:
+        if row.bit_width != 8:
+            assert row.encoding == ("coded" if ".ff." in row.name else "affine")
 
 
 def test_layers_rules(quantized: Quantized, tmp_path: Path) -> None:
@@ -126,7 +222,7 @@ quantization:
         "layers: pattern '*.attn1.to_k.bias' has no effect: earlier patterns match the same "
         "tensors",
         "layers: pattern 'proj_out_*.weight' sets group_size 16, which does not apply to 1 of its "
-        "tensors, such as proj_out_2.weight (8 bits have groups of 32)",
+        "tensors, such as proj_out_2.weight (8 bits are q8, with groups of 32)",
     ]
     assert list(thermoq.inspect(run.source, config=config).notes) == report.warnings
 

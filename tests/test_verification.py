@@ -20,13 +20,19 @@ from thermoq.checkpoint import stored_tensors
 from thermoq.checkpoint.manifest import tensors_checksum
 from thermoq.errors import InputError
 
-Quantized = Callable[[str, str], Run]
+Quantized = Callable[..., Run]
 
 
 @pytest.fixture
 def copied(quantized: Quantized, tmp_path: Path) -> Path:
-    """A quantized DiT in bf16, to be damaged."""
-    return Path(copytree(quantized("dit", "BF16").output, tmp_path / "quantized"))
+    """A DiT in bf16 quantized with minmax, to be damaged."""
+    return Path(copytree(quantized("dit", "BF16", "minmax").output, tmp_path / "quantized"))
+
+
+@pytest.fixture
+def coded(quantized: Quantized, tmp_path: Path) -> Path:
+    """A DiT in bf16 with coded matrices, to be damaged."""
+    return Path(copytree(quantized("dit", "BF16").output, tmp_path / "coded"))
 
 
 def weights_file(root: Path) -> Path:
@@ -63,8 +69,10 @@ def put(root: Path, part: str, values: bytes, position: int = 0, path: Path | No
     edit_manifest(root, change)
 
 
-SUFFIXES = ("scale", "minimum", "codes")
+CODED_SUFFIXES = ("super_scale", "super_minimum", "scale_codes", "minimum_codes", "codes")
+SUFFIXES = ("scale", "minimum", *CODED_SUFFIXES)  # the checksum's order
 AFFINE = "transformer_blocks.1.attn1.to_q.weight"
+CODED = AFFINE  # in the other fixture
 Q8 = "pos_embed.proj.weight"
 
 
@@ -97,7 +105,7 @@ def test_progress(quantized: Quantized) -> None:
 @pytest.mark.parametrize(
     "part",
     [
-        *(f"{AFFINE}.{suffix}" for suffix in SUFFIXES),
+        *(f"{AFFINE}.{suffix}" for suffix in ("scale", "minimum", "codes")),
         f"{Q8}.scale",
         f"{Q8}.codes",
         "proj_out_2.bias",
@@ -196,6 +204,38 @@ def test_a_negative_scale_though_the_checksum_fits(copied: Path) -> None:
         thermoq.verify(copied)
 
 
+@pytest.mark.parametrize("where", ["first", "last"])
+@pytest.mark.parametrize("suffix", CODED_SUFFIXES)
+def test_a_flipped_bit_in_any_part_of_a_coded_tensor(coded: Path, suffix: str, where: str) -> None:
+    path = weights_file(coded)
+    tensor = stored_tensors(path)[f"{CODED}.{suffix}"]
+    data = bytearray(path.read_bytes())
+    data[tensor.offset + (0 if where == "first" else tensor.nbytes - 1)] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=rf"tensor '{CODED}': expected the checksum"):
+        thermoq.verify(coded)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("suffix", ["super_scale", "super_minimum"])
+def test_super_blocks_that_are_not_finite_though_the_checksum_fits(
+    coded: Path, suffix: str, value: float
+) -> None:
+    part = f"{CODED}.{suffix}"
+    put(coded, part, np.float16(value).tobytes(), position=2)
+    with pytest.raises(InputError, match=rf"'{part}': expected finite values, got 1 that are not"):
+        thermoq.verify(coded)
+
+
+def test_a_super_scale_is_not_negative_and_a_super_minimum_may_be(coded: Path) -> None:
+    put(coded, f"{CODED}.super_minimum", np.float16(-0.5).tobytes())
+    thermoq.verify(coded)
+    put(coded, f"{CODED}.super_scale", np.float16(-0.5).tobytes())
+    message = rf"'{CODED}\.super_scale': expected scales >= 0, got -0\.5"
+    with pytest.raises(InputError, match=message):
+        thermoq.verify(coded)
+
+
 def test_a_code_out_of_range_though_the_checksum_fits(copied: Path) -> None:
     put(copied, f"{Q8}.codes", b"\x80", position=7)
     with pytest.raises(InputError, match=rf"'{Q8}\.codes': expected codes in \[-127, 127\]"):
@@ -240,6 +280,31 @@ def test_a_manifest_that_disagrees_with_the_files(
     edit_manifest(copied, change)
     with pytest.raises(InputError, match=message):
         thermoq.verify(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_entry(CODED, "scale_bits", 6), rf"'{CODED}\.scale_codes': expected U8 \[40, 3\], got"),
+        (set_entry(CODED, "minimum_bits", 8),
+         rf"'{CODED}\.minimum_codes': expected U8 \[40, 3\], got"),
+        (set_entry(CODED, "super_block", 16),
+         rf"'{CODED}\.super_scale': expected F16 \[40, 3\], got"),
+        (set_entry(CODED, "super_block", 24), "expected a multiple of group_size 16 up to 4096"),
+        (set_entry(CODED, "super_block", None), "expected a number as super_block with coded"),
+        (set_entry(CODED, "encoding", "affine"), "expected none as super_block with affine"),
+        (set_entry(CODED, "encoding", "q8"), "expected 8 bits with q8"),
+        (set_entry(Q8, "scale_bits", 4), "expected none as scale_bits with q8, got 4"),
+        (set_entry(REPEATED, "same_as", CODED), f"expected the shape and encoding of '{CODED}'"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_disagrees_with_coded_tensors(
+    coded: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    thermoq.verify(coded)
+    edit_manifest(coded, change)
+    with pytest.raises(InputError, match=message):
+        thermoq.verify(coded)
 
 
 @pytest.mark.parametrize("key", ["row_dimension", "source_dtype", "layer_class"])
@@ -300,7 +365,7 @@ def test_spare_bits_though_the_checksum_fits(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "in/transformer/model.safetensors", maker.tensors)
     write_json(tmp_path / "in/transformer/config.json", {})
     root = tmp_path / "out"
-    thermoq.quantize(tmp_path / "in", root)
+    thermoq.baseline(tmp_path / "in", root)
     thermoq.verify(root)
     path = root / "transformer/model.safetensors"
     codes = stored_tensors(path)["odd.weight.codes"]
@@ -313,8 +378,33 @@ def test_spare_bits_though_the_checksum_fits(tmp_path: Path) -> None:
         thermoq.verify(root)
 
 
+@pytest.mark.parametrize(
+    ("part", "row_bytes"), [("scale_codes", 2), ("minimum_codes", 3), ("codes", 11)]
+)
+def test_spare_bits_of_every_packed_part(tmp_path: Path, part: str, row_bytes: int) -> None:
+    """Three groups of 16: 9 bits of scales, 21 of minima, and 86 of codes in a row."""
+    maker = models.Maker("BF16")
+    maker.add("odd.weight", 6, 43)
+    write_safetensors(tmp_path / "in/transformer/model.safetensors", maker.tensors)
+    write_json(tmp_path / "in/transformer/config.json", {})
+    root = tmp_path / "out"
+    thermoq.quantize(tmp_path / "in", root, scale_bits=3, minimum_bits=7)
+    thermoq.verify(root)
+    path = root / "transformer/model.safetensors"
+    codes = stored_tensors(path)[f"odd.weight.{part}"]
+    assert codes.shape == (6, row_bytes)
+    position = 3 * row_bytes + row_bytes - 1
+    byte = path.read_bytes()[codes.offset + position] | 0x80
+    put(root, f"odd.weight.{part}", bytes([byte]), position, path)
+    message = (
+        rf"'odd\.weight\.{part}': expected 0 in the bits after the last code of row 3, got 0b1"
+    )
+    with pytest.raises(InputError, match=message):
+        thermoq.verify(root)
+
+
 VALUES: tuple[Any, ...] = (
-    *(None, 0, 1, -1, 2, 8, 8 * 10**30, 2**63, 1e308, True, "", "q8", "affine", "copied"),
+    *(None, 0, 1, -1, 2, 8, 8 * 10**30, 2**63, 1e308, True, "", "q8", "affine", "coded", "copied"),
     *("BF16", "F4", "one.weight", "\0", [], {}, [0], [2**40, 2**40], [1] * 70),
 )
 

@@ -24,13 +24,13 @@ from thermoq.weights import (
     from_matrix,
     matrix_shape,
     quantize,
-    scheme_for,
 )
 
 DTYPES = ("F32", "F16", "BF16")
+Q8 = Scheme("q8", 8, 32)
 SCHEMES = [
     *(Scheme("affine", bits, group) for bits in (2, 4) for group in (8, 24, 40, 64, 128, 8192)),
-    Scheme("q8", 8, 32),
+    Q8,
 ]
 # Around the vector widths 8 and 32, the groups, and the stretches of 2,048 that a row is worked in.
 COLS = (1, 5, 7, 8, 9, 31, 32, 33, 63, 64, 65, 100, 130, 2047, 2048, 2049, 4111)
@@ -216,7 +216,7 @@ def test_codes_are_rounded_half_to_even(simd_level: str) -> None:
     assert quantized.parts["scale"].item() == 1.0
     codes = _core.unpack_codes(quantized.parts["codes"].view(np.uint8), 1, 8, 2)
     assert codes.tolist() == [[0, 0, 2, 2, 3, 1, 2, 0]]
-    signed, _ = quantize(matrix_of(np.array([[127, -0.5, 1.5, -2.5, -127]])), scheme_for(8, 64))
+    signed, _ = quantize(matrix_of(np.array([[127, -0.5, 1.5, -2.5, -127]])), Q8)
     assert signed.parts["codes"].tolist() == [[127, 0, 2, -2, -127]]
 
 
@@ -299,9 +299,7 @@ def test_rows_of_a_kernel(shape: tuple[int, ...], row_dimension: int, dtype: str
     assert from_matrix(matrix.data, shape, row_dimension).tobytes() == data.tobytes()
 
 
-def test_schemes() -> None:
-    assert scheme_for(8, 64) == Scheme("q8", 8, 32)
-    assert scheme_for(4, 128) == Scheme("affine", 4, 128)
+def test_stored_parts() -> None:
     assert Scheme("affine", 2, 64).stored_parts(3, 65) == {
         "scale": ("F16", (3, 2)),
         "minimum": ("F16", (3, 2)),

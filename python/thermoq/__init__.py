@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from thermoq.config import QuantizationConfig
+    from thermoq.dry_run import plan_quantization
     from thermoq.errors import InputError, ThermoqError, UsageError
     from thermoq.exporting import export
     from thermoq.inspection import inspect
     from thermoq.pipeline import baseline, quantize
     from thermoq.report.model import Report
+    from thermoq.report.plan import QuantizationPlan
     from thermoq.verification import verify
 
 _HOMES = {
     "QuantizationConfig": "config",
+    "QuantizationPlan": "report.plan",
     "InputError": "errors",
     "ThermoqError": "errors",
     "UsageError": "errors",
@@ -26,12 +29,14 @@ _HOMES = {
     "baseline": "pipeline",
     "export": "exporting",
     "inspect": "inspection",
+    "plan_quantization": "dry_run",
     "quantize": "pipeline",
     "verify": "verification",
 }
 
 __all__ = [  # noqa: RUF022 (values, errors, verbs)
     "QuantizationConfig",
+    "QuantizationPlan",
     "Report",
     "InputError",
     "ThermoqError",
@@ -39,6 +44,7 @@ __all__ = [  # noqa: RUF022 (values, errors, verbs)
     "baseline",
     "export",
     "inspect",
+    "plan_quantization",
     "quantize",
     "verify",
     "__version__",

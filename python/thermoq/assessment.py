@@ -19,7 +19,7 @@ from typing import Literal
 from thermoq.patterns import PHASE_2, PHASE_3
 from thermoq.report.model import Assessment, Characteristic, Violation
 from thermoq.report.wording import close_to_one, counted, significant
-from thermoq.terms import Severity
+from thermoq.terms import Method, Severity
 
 Band = Literal["poor", "typical", "good", "excellent"]
 Side = Literal["above", "below"]
@@ -37,6 +37,9 @@ _PRIOR = "noise-schedule prior"
 _SPECIFICATION = "thermoq's original specification"
 _LARGE_ERROR = 0.05  # of the weights, relative and squared; ours, the specification names none
 _BOUNDARIES = ("boundary", "boundaries")
+_NOT_WITH_Q8 = {
+    *("--config", "--group-size", "--encoding", "--super-block", "--scale-bits", "--minimum-bits")
+}
 _MANY_GROUPS = 8  # the specification's advice for poor baselines: 8 to 15 time groups
 
 
@@ -61,7 +64,9 @@ class Run:
     """What was typed, so that the next command can repeat it.
 
     `carried` are the words of all other flags that were given, to be repeated as they are: not the
-    model, output, bit width, time groups or reports.
+    model, output, bit width, time groups or reports. `lsq_fits` tells whether they would be
+    accepted with the method lsq. With a size budget, which is carried, `bit_width` is what most of
+    the body got.
     """
 
     model: str
@@ -69,6 +74,9 @@ class Run:
     bit_width: int
     num_time_groups: int
     num_timesteps: int
+    method: Method = "lsq"
+    lsq_fits: bool = True
+    has_budget: bool = False
     command: Literal["baseline", "quantize"] = "baseline"
     carried: tuple[str, ...] = ()
     writes_report: bool = False
@@ -81,6 +89,7 @@ class _Step:
 
     bit_width: int | None = None
     num_time_groups: int | None = None
+    method: Method | None = None
 
 
 def band_of(score: float) -> Band:
@@ -283,7 +292,8 @@ def _causes(figures: Figures, run: Run, band: Band) -> list[str]:
     if _error_is_large(figures):
         causes.append(
             f"The weights' relative squared error is above {_LARGE_ERROR:g}, thermoq's own limit "
-            f"for advising more bits than {run.bit_width}; the smoothness score does not show it."
+            f"for advising another method or more than {run.bit_width} bits; the smoothness score "
+            "does not show it."
         )
     return causes
 
@@ -305,15 +315,20 @@ def _next_step(figures: Figures, run: Run, band: Band) -> _Step:
         groups = min(4, run.num_timesteps)
     elif band != "excellent":
         groups = min(2 * run.num_time_groups, run.num_timesteps)
-    poor = _cosine_is_low(figures, band) or _error_is_large(figures)
-    if poor and (run.bit_width == 2 or _could_be_q8(run)):
-        bits = 2 * run.bit_width
-    return _Step(bits, groups if groups != run.num_time_groups else None)
+    method: Method | None = None
+    if _cosine_is_low(figures, band) or _error_is_large(figures):
+        if run.method == "minmax" and run.bit_width < 8 and run.lsq_fits:
+            method = "lsq"  # before the checkpoint grows
+        elif run.has_budget:
+            bits = None  # its size is what was asked for
+        elif run.bit_width == 2 or _could_be_q8(run):
+            bits = 2 * run.bit_width
+    return _Step(bits, groups if groups != run.num_time_groups else None, method)
 
 
 def _could_be_q8(run: Run) -> bool:
     """Tell whether 8 bits would be accepted: q8 has its own group size and encoding."""
-    return run.bit_width == 4 and not {"--config", "--group-size", "--encoding"} & {*run.carried}
+    return run.bit_width == 4 and not _NOT_WITH_Q8 & {*run.carried}
 
 
 def _actions(figures: Figures, run: Run, band: Band, step: _Step) -> list[str]:
@@ -322,6 +337,13 @@ def _actions(figures: Figures, run: Run, band: Band, step: _Step) -> list[str]:
         actions.append(
             "Read the score as an estimate and compare settings with it. Calibration, which "
             "measures activations along the trajectory, is not in this version."
+        )
+    if step.method is not None:
+        actions.append(
+            f"Choose the INT{run.bit_width} codes by least squares, `thermoq quantize`, instead of "
+            f"by rounding to nearest ({run.method}). Of its two encodings coded is the default; "
+            "`--encoding affine` keeps this one. Its report gives the error and the size to hold "
+            "against these; the smoothness score stays."
         )
     if step.bit_width is not None:
         actions.append(
@@ -352,16 +374,32 @@ def _command(run: Run, step: _Step) -> str:
     if step == _Step():
         return shlex.join(["thermoq", "export", run.output, f"{stem}-dense"])
     bits = step.bit_width or run.bit_width
+    size = f"int{bits}" if not run.has_budget else "budget"
     groups = step.num_time_groups or run.num_time_groups
-    output = f"{stem}-int{bits}-g{groups}"
+    output = f"{stem}-{size}-g{groups}" + (f"-{step.method}" if step.method else "")
     if os.path.abspath(output) == os.path.abspath(run.output):  # it tells of settings not used
         output += "-next"
-    words = ["thermoq", run.command, "--model", run.model, "--output", output]
-    words += ["--bit-width", str(bits), "--num-time-groups", str(groups)]
-    words += run.carried
+    words = ["thermoq", "quantize" if step.method else run.command]
+    words += ["--model", run.model, "--output", output]
+    words += ["--bit-width", str(bits)] if not run.has_budget else []
+    words += ["--num-time-groups", str(groups)]
+    words += ["--method", step.method] if step.method else []
+    words += _without_method(run.carried) if step.method else run.carried
     words += ["--report", f"{output}.json"] if run.writes_report else []
     words += ["--html-report", f"{output}.html"] if run.writes_html_report else []
     return shlex.join(words)
+
+
+def _without_method(words: Sequence[str]) -> list[str]:
+    """Return the flags but `--method` and its value."""
+    given = iter(words)
+    kept = []
+    for word in given:
+        if word == "--method":
+            next(given, None)
+        elif not word.startswith("--method="):
+            kept.append(word)
+    return kept
 
 
 def _stem(output: str) -> str:
@@ -372,4 +410,4 @@ def _stem(output: str) -> str:
     path = PurePath(output)
     if path.name in ("", ".."):
         path = path / ".." / (os.path.basename(os.path.abspath(output)) or "thermoq")
-    return str(path.with_name(re.sub(r"(?<!^)(-int[248]|-g\d+)+$", "", path.name)))
+    return str(path.with_name(re.sub(r"(?<!^)(-int[248]|-g\d+|-lsq)+$", "", path.name)))

@@ -46,6 +46,8 @@ _FLAGS: dict[str, KeyPath] = {
     },
 }
 
+_SIZE_KEYS = ("bit_width", "target_bits", "max_size")  # of which one run has one
+
 
 def load_config(
     source: QuantizationConfig | os.PathLike[str] | None,
@@ -66,6 +68,7 @@ def load_config(
         raise UsageError(
             f"config: expected a QuantizationConfig or the path of a YAML file, got {_got(source)}"
         )
+    _displace(settings, overrides or {})
     flags = {
         key_path: flag
         for key_path, value, flag in _flag_values(overrides or {})
@@ -77,6 +80,13 @@ def load_config(
         path = Path(source) if isinstance(source, os.PathLike) else None
         problems = [_explain(problem, path, lines, flags) for problem in error.errors()]
         raise UsageError(min(problems)[1]) from None
+
+
+def _displace(settings: dict[str, Any], overrides: Mapping[str, object]) -> None:
+    """Drop what the file says of a run's size if a flag says it in another way."""
+    if any(overrides.get(key) is not None for key in _SIZE_KEYS):
+        for key in _SIZE_KEYS:
+            settings.pop(key, None)
 
 
 def _settings_of(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
@@ -152,7 +162,9 @@ def _explain(
     problem: ErrorDetails, path: Path | None, lines: dict[KeyPath, int], flags: dict[KeyPath, str]
 ) -> tuple[int, str]:
     """Return the line (0 for a flag) and the message of one of pydantic's errors."""
-    key_path, expected = _described(problem["loc"])
+    context = problem.get("ctx", {})
+    loc = problem["loc"] + context.get("at", ())
+    key_path, expected = _described(loc)
     line, where = 0, ""
     for length in range(len(key_path), -1, -1):  # the closest key that stands somewhere
         if key_path[:length] in flags:
@@ -166,9 +178,9 @@ def _explain(
         return line, f"{where}: unknown key '{dotted(key_path)}'{_unknown_key_hint(key_path)}"
     if problem["type"] == "expected":
         expected = problem["msg"]
-    elif len(key_path) == len(problem["loc"]):
+    elif len(key_path) == len(loc):
         expected = _KINDS.get(problem["type"], expected)
-    got = "nothing" if problem["type"] == "missing" else _got(problem["input"])
+    got = "nothing" if problem["type"] == "missing" else _got(context.get("got", problem["input"]))
     key = f"{dotted(key_path)}: " if key_path not in flags else ""
     return line, f"{where}: {key}expected {expected}, got {got}"
 

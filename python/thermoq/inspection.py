@@ -19,6 +19,11 @@ from thermoq.plan import (
 )
 from thermoq.terms import LAYER_CLASSES
 
+_NO_BUDGET = (
+    "the size budget is left out here, as it is chosen by measuring weights; `thermoq quantize "
+    "--dry-run` shows its plan"
+)
+
 
 @dataclass(frozen=True)
 class InspectedTensor:
@@ -109,6 +114,7 @@ def inspect(
             *checkpoint.notes,
             *pattern_warnings(checkpoint, resolved),
             *copied_warnings(plans),
+            *([_NO_BUDGET] if resolved.has_budget else []),
         )
     return Inspection(root, checkpoint.name, checkpoint.layout, quantized, tuple(tensors), notes)
 
@@ -137,7 +143,7 @@ def _planned_tensor(component: str, plan: TensorPlan) -> InspectedTensor:
         layer_class=plan.layer.layer_class,
         reason=plan.layer.reason,
         encoding=plan.scheme.encoding if plan.scheme else "copied",
-        bit_width=plan.layer.bit_width,
+        bit_width=plan.scheme.bit_width if plan.scheme else None,
         source_bytes=plan.tensor.nbytes,
         stored_bytes=plan.encoded_bytes,
         same_as=None,

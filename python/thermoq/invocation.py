@@ -11,7 +11,7 @@ from typing import Literal
 Verb = Literal["baseline", "quantize"]
 
 # Settings that the advised next command gives anew, or that are the verb itself.
-_GIVEN_ANEW = ("bit_width", "num_time_groups", "phase", "method")
+_GIVEN_ANEW = ("bit_width", "num_time_groups", "phase")
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from thermoq.terms import LayerClass
 
 if TYPE_CHECKING:  # settings.py needs pydantic, this module does not
+    from thermoq.encodings import MatrixEncoding
     from thermoq.settings import LayerRule
 
 QUANTIZABLE_DTYPES = ("F32", "F16", "BF16")
@@ -41,7 +42,8 @@ class Classification:
 class LayerPlan:
     """What will be done with a tensor: a classification after the user's `layers` rules.
 
-    `bit_width` is None for copied tensors. `group_size` is None unless `rule` sets it.
+    `bit_width` is None for copied tensors. `group_size` and `encoding` are None unless `rule` sets
+    them.
     """
 
     layer_class: LayerClass | None
@@ -50,6 +52,7 @@ class LayerPlan:
     row_dimension: int
     rule: LayerRule | None = None
     group_size: int | None = None
+    encoding: MatrixEncoding | None = None
 
 
 # The first row whose pattern is found decides. Patterns see the module's path: the tensor's name
@@ -176,10 +179,21 @@ def resolve(
             found = Classification("body", f"layers pattern '{rule.match}'", rows)
     if found.layer_class is None:
         return LayerPlan(None, None, found.reason, 0, rule)
-    bits, group_size = bits_for(found.layer_class, bit_width), None
-    if rule is not None:
-        bits, group_size = rule.bit_width or bits, rule.group_size
-    return LayerPlan(found.layer_class, bits, found.reason, found.row_dimension, rule, group_size)
+    plan = LayerPlan(
+        found.layer_class,
+        bits_for(found.layer_class, bit_width),
+        found.reason,
+        found.row_dimension,
+        rule,
+    )
+    if rule is None:
+        return plan
+    return replace(
+        plan,
+        bit_width=rule.bit_width or plan.bit_width,
+        group_size=rule.group_size,
+        encoding=rule.encoding,
+    )
 
 
 def unmatched(rules: Sequence[LayerRule], names: Iterable[tuple[str, str]]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from thermoq.checkpoint.manifest import (
 from thermoq.config import QuantizationConfig, load_config
 from thermoq.errors import InputError, UsageError
 from thermoq.fingerprint import Fingerprint
+from thermoq.forecast import Forecast, forecast
 from thermoq.invocation import Invocation, from_python
 from thermoq.plan import copied_warnings, pattern_warnings, plan_component, weight_files
 from thermoq.progress import NoProgress, Progress
@@ -31,6 +32,7 @@ from thermoq.report.atomic import check_writable, stage_text
 from thermoq.report.model import Report, Sizes
 from thermoq.reporting import Trajectory, build_report, report_for_manifest, validate
 from thermoq.schedule import schedule_for, uniform_time_groups
+from thermoq.size_budget import headline_settings
 from thermoq.staging import Staging, final_path, published_together
 from thermoq.summary import sizes
 from thermoq.work import ComponentResult, Worker
@@ -108,6 +110,8 @@ def quantize(
     paths = ReportPaths(_path(report), _path(html_report))
     started = invocation or from_python("quantize", model, output, config, settings)
     resolved = load_config(Path(config) if isinstance(config, str) else config, settings)
+    if started.verb == "baseline" and resolved.has_budget:
+        raise UsageError("baseline: expected no target_bits and max_size, which `quantize` has")
     with stopwatch.measure("plan_s"):
         checkpoint = open_checkpoint(source, resolved.components)
         check_target(target, overwrite=overwrite, inputs=(source,))
@@ -124,6 +128,9 @@ def quantize(
             bit_width=resolved.bit_width,
             num_time_groups=resolved.num_time_groups,
             num_timesteps=trajectory.schedule.num_timesteps,
+            method=resolved.resolved_method,
+            has_budget=resolved.has_budget,
+            lsq_fits=resolved.fits_lsq,
             command=started.verb,
             carried=started.carried,
             writes_report=report is not None,
@@ -174,9 +181,10 @@ class _Job:
     def write(self, temporary: Path, target: Path, progress: Progress) -> Report:
         """Write the whole output into `temporary` and return the report."""
         fingerprint = Fingerprint()
-        results = self._work(temporary, fingerprint, progress)
+        results, foretold = self._work(temporary, fingerprint, progress)
+        headline = headline_settings(self.config, [result.plan for result in results])
         with self.stopwatch.measure("write_s"):
-            carry_files(self.checkpoint, temporary, _configs(self.checkpoint, self.config))
+            carry_files(self.checkpoint, temporary, _configs(self.checkpoint, headline))
         with self.stopwatch.measure("validation_s"):
             layers = [layer for result in results for layer in result.layers]
             validated = validate(layers, self.trajectory, self.config)
@@ -189,6 +197,7 @@ class _Job:
                 trajectory=self.trajectory,
                 results=results,
                 validated=validated,
+                forecast=foretold,
                 sizes=measured,
                 warnings=[
                     *self.checkpoint.notes,
@@ -204,27 +213,32 @@ class _Job:
                     output=target,
                     input_fingerprint=fingerprint.value(),
                 ),
-                run=self.run,
+                run=replace(self.run, bit_width=headline.bit_width),
             )
 
         with self.stopwatch.measure("report_s"):
             embedded = report_for_manifest(report_now())
         with self.stopwatch.measure("write_s"):
-            _write_manifests(results, self.config, self.trajectory, embedded, temporary)
+            _write_manifests(results, headline, self.trajectory, embedded, temporary)
             sync_tree(temporary)
         return report_now()
 
     def _work(
         self, temporary: Path, fingerprint: Fingerprint, progress: Progress
-    ) -> list[ComponentResult]:
+    ) -> tuple[list[ComponentResult], Forecast | None]:
+        foretold = None
         with MappedFiles() as files:
             with self.stopwatch.measure("plan_s"):
                 plans = [
                     plan_component(part, self.config, files) for part in self.checkpoint.components
                 ]
+            if self.config.has_budget:
+                foretold = forecast(plans, self.config, files, self.stopwatch, progress)
+                plans = list(foretold.plans)
             worker = Worker(self.config, files, fingerprint, self.stopwatch, progress)
             worker.start(plans)
-            return [worker.run(plan, temporary / plan.component.name) for plan in plans]
+            results = [worker.run(plan, temporary / plan.component.name) for plan in plans]
+        return results, foretold
 
 
 def _path(path: Path | str | None) -> Path | None:
@@ -246,14 +260,19 @@ def _schedule_warnings(trajectory: Trajectory, config: QuantizationConfig) -> li
 def _configs(
     checkpoint: Checkpoint, config: QuantizationConfig
 ) -> dict[str, dict[str, Any] | None]:
-    """Return each component's config.json with the entry that loaders look for."""
+    """Return each component's config.json with the entry that loaders look for.
+
+    What it says of the encoding holds for most of the body; the manifest has each tensor's.
+    """
+    choice, bits = config.encoding_choice, config.bit_width
     entry = {
         "quant_method": "thermoq",
         "format_version": FORMAT_VERSION,
         "thermoq_version": version(),
         "bit_width": config.bit_width,
-        "encoding": config.weight_encoding,
-        "group_size": config.resolved_group_size,
+        "encoding": choice.encoding_of(bits),
+        "group_size": choice.group_size_of(bits),
+        **_of_coded(config),
         "method": config.resolved_method,
         "phase": "baseline",
         "num_time_groups": config.num_time_groups,
@@ -262,6 +281,18 @@ def _configs(
     return {
         part.name: {**(part.config or {}), QUANTIZATION_KEY: entry}
         for part in checkpoint.components
+    }
+
+
+def _of_coded(config: QuantizationConfig) -> dict[str, int | None]:
+    """Return the keys that say how coded matrices are stored; none if the body is not coded."""
+    choice, bits = config.encoding_choice, config.bit_width
+    if choice.encoding_of(bits) != "coded":
+        return {}
+    return {
+        "super_block": config.super_block,  # null: by the length of the row
+        "scale_bits": choice.scale_bits_of(bits),
+        "minimum_bits": choice.minimum_bits_of(bits),
     }
 
 

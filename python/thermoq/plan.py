@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from thermoq.candidates import candidates_for
 from thermoq.checkpoint import Checkpoint, Component, MappedFiles, StoredTensor
 from thermoq.checkpoint.untrusted import bad_tensor, shown
 from thermoq.checkpoint.writer import StoredPart
 from thermoq.config import LayerRule, QuantizationConfig
 from thermoq.duplicates import find_duplicates
+from thermoq.encodings import Q8_GROUP_SIZE, scheme_for
 from thermoq.layers import QUANTIZABLE_DTYPES, UNRECOGNISED, LayerPlan, resolve, unmatched
-from thermoq.weights import Q8_GROUP_SIZE, Scheme, matrix_shape, scheme_for
+from thermoq.weights import Scheme, matrix_shape
 
 _MANY_COPIED = 0.05  # share of a component's weights: biases and position tables stay below
 
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """One tensor: what it is, how it is stored (`scheme` None: copied), and whether it repeats."""
+    """One tensor: what it is, how it is stored (`scheme` None: copied), and whether it repeats.
+
+    `candidates` are what it may be stored as: one, or those that a size budget chooses between;
+    until it has chosen, `scheme` is what a run of 2 bits would take. None are of copied tensors.
+    """
 
     tensor: StoredTensor
     layer: LayerPlan
     scheme: Scheme | None
+    candidates: tuple[Scheme, ...]
     same_as: str | None
 
     @property
@@ -66,22 +73,23 @@ class ComponentPlan:
 
 
 def plan_component(
-    component: Component, config: QuantizationConfig, files: MappedFiles | None
+    component: Component,
+    config: QuantizationConfig,
+    files: MappedFiles | None,
 ) -> ComponentPlan:
     """Decide class, bits and scheme of each tensor; with `files`, also which repeat another."""
-    layers: dict[str, tuple[LayerPlan, Scheme | None]] = {}
+    layers: dict[str, tuple[LayerPlan, Scheme | None, tuple[Scheme, ...]]] = {}
     for name, tensor in component.tensors.items():
         layer = resolve(
             name, component.name, tensor.shape, tensor.dtype, config.bit_width, config.layers
         )
-        scheme = None
-        if layer.bit_width is not None:
-            scheme = scheme_for(layer.bit_width, layer.group_size or config.affine_group_size)
-        layers[name] = (layer, scheme)
+        scheme = _scheme(tensor, layer, config)
+        layers[name] = (layer, scheme, _candidates(tensor, layer, config, scheme))
     same_as: dict[str, str] = {}
     if files is not None:
         treatment = {
-            name: (scheme, layer.row_dimension) for name, (layer, scheme) in layers.items()
+            name: (scheme, candidates, layer.row_dimension)
+            for name, (layer, scheme, candidates) in layers.items()
         }
         same_as = find_duplicates(component.tensors, treatment, files)
     plans = tuple(
@@ -92,11 +100,35 @@ def plan_component(
     return ComponentPlan(component, plans)
 
 
+def _scheme(tensor: StoredTensor, layer: LayerPlan, config: QuantizationConfig) -> Scheme | None:
+    """Return how the settings store a tensor; None: copied."""
+    if layer.bit_width is None:
+        return None
+    _, cols = matrix_shape(tensor.shape, layer.row_dimension)
+    choice = config.encoding_choice.for_rule(layer.encoding, layer.group_size)
+    return scheme_for(layer.bit_width, cols, choice)
+
+
+def _candidates(
+    tensor: StoredTensor, layer: LayerPlan, config: QuantizationConfig, scheme: Scheme | None
+) -> tuple[Scheme, ...]:
+    """Return what the settings leave open: the scheme alone, unless there is a size budget and no
+    rule sets the tensor's bits.
+    """
+    if scheme is None or layer.layer_class is None:
+        return ()
+    if not config.has_budget or (layer.rule is not None and layer.rule.bit_width is not None):
+        return (scheme,)
+    _, cols = matrix_shape(tensor.shape, layer.row_dimension)
+    choice = config.encoding_choice.for_rule(layer.encoding, layer.group_size)
+    return candidates_for(layer.layer_class, cols, choice)
+
+
 def _check_names(plans: Sequence[TensorPlan]) -> None:
     """Refuse two tensors that would be stored under the same name."""
     owners: dict[str, str] = {}
     for plan in plans:
-        for part in plan.encoded_parts:
+        for part in _all_parts(plan):
             other = owners.setdefault(part.name, plan.tensor.name)
             if other != plan.tensor.name:
                 problem = (
@@ -104,6 +136,11 @@ def _check_names(plans: Sequence[TensorPlan]) -> None:
                     f"{shown(other)} too; a `layers` rule with skip: true copies one of them"
                 )
                 raise bad_tensor(plan.tensor.path, plan.tensor.name, problem)
+
+
+def _all_parts(plan: TensorPlan) -> list[StoredPart]:
+    schemes = plan.candidates or (None,)
+    return [part for one in schemes for part in replace(plan, scheme=one).encoded_parts]
 
 
 def pattern_warnings(checkpoint: Checkpoint, config: QuantizationConfig) -> list[str]:
@@ -142,16 +179,13 @@ def _without_effect(rule: LayerRule, plans: Sequence[TensorPlan]) -> str:
             "has no effect: what it matches is copied anyway, "
             f"such as {first.tensor.name} ({first.layer.reason})"
         )
-    fixed = [
-        plan
-        for plan in plans
-        if rule.group_size and plan.scheme and plan.scheme.group_size != rule.group_size
-    ]
-    if fixed:
-        return (
-            f"sets group_size {rule.group_size}, which does not apply to {len(fixed)} of its "
-            f"tensors, such as {fixed[0].tensor.name} (8 bits have groups of {Q8_GROUP_SIZE})"
-        )
+    for key, wanted in (("group_size", rule.group_size), ("encoding", rule.encoding)):
+        fixed = [p for p in plans if wanted and p.scheme and getattr(p.scheme, key) != wanted]
+        if fixed:
+            return (
+                f"sets {key} {wanted}, which does not apply to {len(fixed)} of its tensors, such "
+                f"as {fixed[0].tensor.name} (8 bits are q8, with groups of {Q8_GROUP_SIZE})"
+            )
     return ""
 
 

@@ -10,10 +10,13 @@ from thermoq import summary
 from thermoq.assessment import Figures, Run, assess
 from thermoq.build import version
 from thermoq.config import QuantizationConfig
+from thermoq.forecast import Forecast
 from thermoq.metrics import ScoreStatistics, Smoothness, smoothness
 from thermoq.patterns import common_violation_patterns, find_patterns
+from thermoq.plan import TensorPlan
 from thermoq.prior import prior_parameters
 from thermoq.report.model import (
+    BudgetResult,
     LayerRow,
     Provenance,
     Report,
@@ -22,6 +25,7 @@ from thermoq.report.model import (
     TimeGroupRow,
 )
 from thermoq.schedule import NoiseSchedule, TimeGroups
+from thermoq.size_budget import headline_settings
 from thermoq.summary import LayerResult
 from thermoq.terms import ParameterSource
 from thermoq.work import ComponentResult
@@ -131,14 +135,17 @@ def build_report(
     trajectory: Trajectory,
     results: Sequence[ComponentResult],
     validated: Validated,
+    forecast: Forecast | None,
     sizes: Sizes,
     warnings: Sequence[str],
     provenance: Provenance,
     run: Run,
 ) -> Report:
-    """Return the report of a run."""
+    """Return the report of a run; `forecast` is that of a run with a size budget."""
     plans = [plan for result in results for plan in result.plan.tensors]
     layers = [summary.layer_row(layer) for layer in validated.layers]
+    headline = headline_settings(config, [result.plan for result in results])
+    choice = headline.encoding_choice
     timed = any(row.time_parameters is not None for row in layers)
     source: ParameterSource = "noise-schedule prior" if timed else "none"
     cosine = summary.cosine_similarity(layers)
@@ -147,9 +154,12 @@ def build_report(
         model_name=model_name,
         phase="baseline",
         method=config.resolved_method,
-        encoding=config.weight_encoding,
-        bit_width=config.bit_width,
-        group_size=config.resolved_group_size,
+        encoding=choice.encoding_of(headline.bit_width),
+        bit_width=headline.bit_width,
+        group_size=choice.group_size_of(headline.bit_width),
+        super_block=config.super_block,
+        scale_bits=choice.scale_bits_of(headline.bit_width),
+        minimum_bits=choice.minimum_bits_of(headline.bit_width),
         activation_bits=config.activation_bits,
         num_time_groups=config.num_time_groups,
         sampling_steps=config.resolved_sampling_steps,
@@ -158,8 +168,9 @@ def build_report(
         cosine_similarity=cosine,
         relative_squared_error=summary.relative_squared_error(layers),
         compression_ratio=sizes.source_bytes / sizes.model_bytes,
-        nominal_compression_ratio=summary.nominal_compression_ratio(plans, config.bit_width),
+        nominal_compression_ratio=summary.nominal_compression_ratio(plans, headline.bit_width),
         model_size_mb=sizes.model_bytes / 1e6,
+        budget=_budget(config, forecast, layers, plans, sizes),
         sizes=sizes,
         layer_classes=summary.class_rows(layers, plans),
         layers=layers,
@@ -172,6 +183,30 @@ def build_report(
         warnings=list(warnings),
         provenance=provenance,
         **_thermodynamic_part(config, trajectory, validated, layers, cosine, source, run),
+    )
+
+
+def _budget(
+    config: QuantizationConfig,
+    forecast: Forecast | None,
+    layers: Sequence[LayerRow],
+    plans: Sequence[TensorPlan],
+    sizes: Sizes,
+) -> BudgetResult | None:
+    if forecast is None:
+        return None
+    predicted = forecast.total
+    return BudgetResult(
+        target_bits=config.target_bits,
+        max_size_bytes=config.max_size_bytes,
+        achieved_bits=sizes.bits_per_weight_quantized,
+        achieved_bytes=sizes.model_bytes,
+        predicted_bytes=forecast.files.total_bytes,
+        squared_error=sum(row.squared_error for row in layers),
+        predicted_squared_error=predicted.squared_error,
+        predicted_relative_squared_error=predicted.relative_squared_error,
+        predicted_lower_bound=forecast.lower_bound,
+        schemes=summary.scheme_rows(plans),
     )
 
 

@@ -7,6 +7,8 @@ them from a file and from flags is config.py's.
 from __future__ import annotations
 
 import re
+from dataclasses import fields
+from decimal import Decimal
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -20,18 +22,28 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from thermoq.encodings import (
+    MAX_GROUP_SIZE,
+    MAX_GROUPS_IN_SUPER_BLOCK,
+    MAX_LSQ_GROUP_SIZE,
+    Q8_GROUP_SIZE,
+    EncodingChoice,
+    MatrixEncoding,
+)
+from thermoq.terms import Method
+
 PHASE_1_ONLY = "this version of thermoq has Phase 1 only"
 _NOT_YET = "not in this version of thermoq"
 # What there is of a setting, and values of later versions.
 _LATER = {
-    "encoding": ("affine", ("coded", "trellis")),
-    "method": ("minmax", ("lsq", "hessian")),
+    "encoding": ("affine or coded", ("trellis",)),
+    "method": ("minmax or lsq", ("hessian",)),
     "rotation": ("none", ("hadamard",)),
 }
-Q8_GROUP_SIZE = 32  # the q8 encoding's own; no setting changes it
-DEFAULT_GROUP_SIZE = 64
-MAX_GROUP_SIZE = 2**40  # wider than any row; the core counts in 64 bits
+_MAX_SUPER_BLOCK = MAX_GROUPS_IN_SUPER_BLOCK * MAX_LSQ_GROUP_SIZE
 DEFAULT_SAMPLING_STEPS = 50
+
+_CHOICE = tuple(field.name for field in fields(EncodingChoice))
 
 _SHARD_UNITS = {"": 1, "B": 1} | {
     f"{letter}{suffix}": base**power
@@ -41,12 +53,25 @@ _SHARD_UNITS = {"": 1, "B": 1} | {
 
 BitWidth = Literal[2, 4, 8]
 GroupSize = Annotated[int, Field(ge=8, le=MAX_GROUP_SIZE, multiple_of=8)]
+SuperBlock = Annotated[int, Field(ge=8, le=_MAX_SUPER_BLOCK, multiple_of=8)]
+ParameterBits = Annotated[int, Field(ge=1, le=8)]
 ComponentName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 
 
-def _expected(what: str) -> PydanticCustomError:
-    """Return an error whose message is the phrase after "expected"."""
-    return PydanticCustomError("expected", "{what}", {"what": what})
+def _expected(what: str, **inside: object) -> PydanticCustomError:
+    """Return an error whose message is the phrase after "expected".
+
+    If it lies inside the value that is checked, `at` says where and `got` what is there.
+    """
+    return PydanticCustomError("expected", "{what}", {"what": what, **inside})
+
+
+def _built(setting: str, value: object) -> object:
+    """Refuse values of later versions by name."""
+    now, later = _LATER[setting]
+    if isinstance(value, str) and value in later:
+        raise _expected(f"{now} (others are not in this version)")
+    return value
 
 
 def _section(value: object) -> object:
@@ -110,14 +135,22 @@ class LayerRule(Settings):
     bit_width: BitWidth | None = Field(default=None, description="2, 4 or 8")
     skip: bool = Field(default=False, description="true or false")
     group_size: GroupSize | None = Field(default=None, description="a multiple of 8")
+    encoding: MatrixEncoding | None = Field(default=None, description="affine or coded")
+
+    @field_validator("encoding", mode="before")
+    @classmethod
+    def _is_built(cls, value: object) -> object:
+        return _built("encoding", value)
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> LayerRule:
         given = self.model_fields_set - {"match"}
         if not given or (self.skip and given != {"skip"}):
-            raise _expected("bit_width and/or group_size, or skip alone")
+            raise _expected("bit_width, group_size and/or encoding, or skip alone")
         if self.bit_width == 8 and self.group_size not in (None, Q8_GROUP_SIZE):
             raise _expected(f"group_size {Q8_GROUP_SIZE} or none with bit_width 8")
+        if self.bit_width == 8 and self.encoding is not None:
+            raise _expected("no encoding with bit_width 8, which is stored as q8")
         return self
 
 
@@ -125,12 +158,15 @@ class QuantizationConfig(Settings):
     """Everything that decides what a run writes; defaults are those of an empty file."""
 
     bit_width: BitWidth = Field(default=2, description="2, 4 or 8")
+    # Each of these is checked against those above it.
+    method: Method | None = Field(default=None, description="minmax, lsq or null")
+    encoding: MatrixEncoding | None = Field(default=None, description="affine, coded or null")
     group_size: GroupSize | None = Field(default=None, description="a multiple of 8, or null")
-    encoding: Literal["affine"] | None = Field(default=None, description="affine or null")
-    super_block: None = Field(default=None, description=f"null ({_NOT_YET})")
-    scale_bits: None = Field(default=None, description=f"null ({_NOT_YET})")
-    minimum_bits: None = Field(default=None, description=f"null ({_NOT_YET})")
-    method: Literal["minmax"] | None = Field(default=None, description="minmax or null")
+    super_block: SuperBlock | None = Field(
+        default=None, description="a multiple of group_size, or null"
+    )
+    scale_bits: ParameterBits | None = Field(default=None, description="1 to 8, or null")
+    minimum_bits: ParameterBits | None = Field(default=None, description="1 to 8, or null")
     rotation: Literal["none"] | None = Field(default=None, description="none or null")
     num_time_groups: int = Field(default=4, ge=1, description="an integer of at least 1")
     activation_bits: Literal[4, 8] = Field(default=8, description="4 or 8")
@@ -151,6 +187,12 @@ class QuantizationConfig(Settings):
     thermodynamic: Annotated[ThermodynamicSettings, BeforeValidator(_section)] = (
         ThermodynamicSettings()
     )
+    target_bits: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="bits per weight above 0, or null"
+    )
+    max_size: str | int | None = Field(
+        default=None, description="a size of at least one byte such as 3GB or 500MB, or null"
+    )
     layers: Annotated[tuple[LayerRule, ...], BeforeValidator(_sequence)] = Field(
         default=(), description="a list of {match: GLOB, ...} rules"
     )
@@ -158,51 +200,91 @@ class QuantizationConfig(Settings):
     @field_validator(*_LATER, mode="before")
     @classmethod
     def _is_built(cls, value: object, info: ValidationInfo) -> object:
-        now, later = _LATER[info.field_name or ""]
-        if isinstance(value, str) and value in later:
-            raise _expected(f"{now} (others are not in this version)")
+        return _built(info.field_name or "", value)
+
+    @field_validator("encoding")
+    @classmethod
+    def _fits_method(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("bit_width") == 8:
+            raise _expected("null (bit_width 8 is stored as q8)")
+        if value == "coded" and info.data.get("method") == "minmax":
+            raise _expected("affine or null (coded needs method lsq)")
         return value
 
     @field_validator("group_size")
     @classmethod
-    def _fits_q8(cls, value: int | None, info: ValidationInfo) -> int | None:
+    def _fits_q8_and_lsq(cls, value: int | None, info: ValidationInfo) -> int | None:
         if info.data.get("bit_width") == 8 and value not in (None, Q8_GROUP_SIZE):
             raise _expected(f"{Q8_GROUP_SIZE} or null (bit_width 8 has groups of {Q8_GROUP_SIZE})")
+        if (value or 0) > MAX_LSQ_GROUP_SIZE and info.data.get("method") in (None, "lsq"):
+            raise _expected(f"at most {MAX_LSQ_GROUP_SIZE} (method lsq), or null")
         return value
 
-    @field_validator("encoding")
+    @field_validator("super_block", "scale_bits", "minimum_bits")
     @classmethod
-    def _fits_bit_width(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if info.data.get("bit_width") == 8 and value is not None:
+    def _is_of_coded(cls, value: int | None, info: ValidationInfo) -> int | None:
+        choice, bits = _choice_so_far(info)
+        if value is None or choice is None:
+            return value
+        if bits == 8:
             raise _expected("null (bit_width 8 is stored as q8)")
+        if choice.encoding_of(bits) != "coded":
+            why = "encoding affine" if choice.encoding else "method minmax, encoding affine"
+            raise _expected(f"null ({why})")
+        if info.field_name == "super_block":
+            _check_super_block(value, bits, choice)
         return value
 
-    @field_validator("max_shard_size")
+    @field_validator("layers")
     @classmethod
-    def _is_a_size(cls, value: str | int) -> str | int:
-        if _shard_bytes(value) < 1:
-            raise _expected(cls.model_fields["max_shard_size"].description or "")
+    def _fit_the_run(
+        cls, rules: tuple[LayerRule, ...], info: ValidationInfo
+    ) -> tuple[LayerRule, ...]:
+        choice, bits = _choice_so_far(info)
+        if choice is not None:
+            for index, rule in enumerate(rules):
+                _check_rule(index, rule, bits, choice)
+        return rules
+
+    @field_validator("max_shard_size", "max_size")
+    @classmethod
+    def _is_a_size(cls, value: str | int | None, info: ValidationInfo) -> str | int | None:
+        if value is not None and _size_bytes(value) < 1:
+            raise _expected(cls.model_fields[info.field_name or ""].description or "")
         return value
 
-    @property
-    def weight_encoding(self) -> Literal["affine", "q8"]:
-        """The encoding of body matrices."""
-        return "q8" if self.bit_width == 8 else "affine"
+    @model_validator(mode="after")
+    def _has_one_budget(self) -> QuantizationConfig:
+        if self.target_bits is not None and self.max_size is not None:
+            raise _expected("null beside target_bits", at=("max_size",), got=self.max_size)
+        if self.has_budget and "bit_width" in self.model_fields_set:
+            raise _expected(
+                "none beside a size budget, which chooses it", at=("bit_width",), got=self.bit_width
+            )
+        return self
 
     @property
-    def affine_group_size(self) -> int:
-        """The group size of matrices with 2 or 4 bits, whatever `bit_width` is."""
-        return DEFAULT_GROUP_SIZE if self.group_size is None else self.group_size
-
-    @property
-    def resolved_group_size(self) -> int:
-        """The group size of body matrices."""
-        return Q8_GROUP_SIZE if self.bit_width == 8 else self.affine_group_size
-
-    @property
-    def resolved_method(self) -> Literal["minmax"]:
+    def resolved_method(self) -> Method:
         """The weight method."""
-        return "minmax"
+        return self.method or "lsq"
+
+    @property
+    def fits_lsq(self) -> bool:
+        """True if nothing else is set that the method lsq refuses."""
+        sizes = [self.group_size, *(rule.group_size for rule in self.layers)]
+        return max(size or 0 for size in sizes) <= MAX_LSQ_GROUP_SIZE
+
+    @property
+    def encoding_choice(self) -> EncodingChoice:
+        """What this asks for of the encodings, for all tensors that no rule of `layers` is for."""
+        return EncodingChoice(
+            self.resolved_method,
+            self.encoding,
+            self.group_size,
+            self.super_block,
+            self.scale_bits,
+            self.minimum_bits,
+        )
 
     @property
     def resolved_sampling_steps(self) -> int:
@@ -212,13 +294,67 @@ class QuantizationConfig(Settings):
     @property
     def max_shard_bytes(self) -> int:
         """`max_shard_size` in bytes; KB, MB, GB, TB are powers of 1000, KiB ... TiB of 1024."""
-        return _shard_bytes(self.max_shard_size)
+        return _size_bytes(self.max_shard_size)
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether bit widths and encodings are chosen to fit a size."""
+        return self.target_bits is not None or self.max_size is not None
+
+    @property
+    def max_size_bytes(self) -> int | None:
+        """`max_size` in bytes, in the units of `max_shard_size`."""
+        return None if self.max_size is None else _size_bytes(self.max_size)
 
 
-def _shard_bytes(size: str | int) -> int:
+def _choice_so_far(info: ValidationInfo) -> tuple[EncodingChoice | None, int]:
+    """Return what the keys above ask for and the bit width; None if one of them is wrong."""
+    above = {key: info.data[key] for key in _CHOICE if key in info.data}
+    if not above.keys() >= {"method", "encoding", "group_size"} or "bit_width" not in info.data:
+        return None, 0
+    return EncodingChoice(**{**above, "method": above["method"] or "lsq"}), info.data["bit_width"]
+
+
+def _check_super_block(super_block: int, bits: int, choice: EncodingChoice) -> None:
+    """Refuse super-blocks that do not hold whole groups, or more than the format can have."""
+    for width in sorted({bits, 4}):  # modulation layers have 4 bits where the body has 2
+        size = choice.group_size_of(width)
+        if not _is_super_block(super_block, size):
+            limit = MAX_GROUPS_IN_SUPER_BLOCK * size
+            raise _expected(
+                f"a multiple of {size} (the group size at {width} bits) up to {limit}, or null"
+            )
+
+
+def _is_super_block(super_block: int, group_size: int) -> bool:
+    return super_block % group_size == 0 and super_block <= MAX_GROUPS_IN_SUPER_BLOCK * group_size
+
+
+def _check_rule(index: int, rule: LayerRule, bits: int, run: EncodingChoice) -> None:
+    """Refuse a rule of `layers` that goes well by itself, but not with the run's settings."""
+    if rule.encoding == "coded" and run.method == "minmax":
+        raise _expected("affine (coded needs method lsq)", at=(index, "encoding"), got="coded")
+    if (rule.group_size or 0) > MAX_LSQ_GROUP_SIZE and run.method == "lsq":
+        what = f"at most {MAX_LSQ_GROUP_SIZE} (method lsq)"
+        raise _expected(what, at=(index, "group_size"), got=rule.group_size)
+    choice = run.for_rule(rule.encoding, rule.group_size)
+    for width in (rule.bit_width,) if rule.bit_width else sorted({bits, 4}):
+        size = choice.group_size_of(width)
+        if (
+            run.super_block
+            and choice.encoding_of(width) == "coded"
+            and not _is_super_block(run.super_block, size)
+        ):
+            key = "group_size" if rule.group_size else "bit_width"
+            what = f"groups that super_block {run.super_block} holds 1 to "
+            what += f"{MAX_GROUPS_IN_SUPER_BLOCK} of"
+            raise _expected(what, at=(index, key), got=size)
+
+
+def _size_bytes(size: str | int) -> int:
     """Return the bytes of a size such as "5GB"; 0 if it is none."""
     if isinstance(size, int):
         return size
     parts = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([a-zA-Z]*)\s*", size)
     unit = _SHARD_UNITS.get(parts[2].upper()) if parts else None
-    return int(float(parts[1]) * unit) if parts and unit else 0
+    return int(Decimal(parts[1]) * unit) if parts and unit else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from thermoq.candidates import kind_of
 from thermoq.checkpoint.layout import DENOISERS
 from thermoq.metrics import LayerJumps
 from thermoq.plan import TensorPlan
@@ -15,9 +16,10 @@ from thermoq.report.model import (
     LayerTimeParameters,
     Sizes,
 )
-from thermoq.terms import LAYER_CLASSES
+from thermoq.report.plan import SchemeRow
+from thermoq.terms import LAYER_CLASSES, Method
 from thermoq.time_parameters import TimeParameters
-from thermoq.weights import WeightError
+from thermoq.weights import Scheme, WeightError
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class LayerResult:
     component: str
     plan: TensorPlan
     error: WeightError
+    method: Method
     spectral_concentration: float | None = None
     time_parameters: TimeParameters | None = None
     jumps: LayerJumps | None = None
@@ -54,10 +57,14 @@ def layer_row(result: LayerResult) -> LayerRow:
         source_dtype=plan.tensor.dtype,
         num_weights=plan.num_weights,
         bit_width=plan.scheme.bit_width,
+        method=result.method,
         encoding=plan.scheme.encoding,
         group_size=plan.scheme.group_size,
+        super_block=plan.scheme.super_block or None,
+        scale_bits=plan.scheme.scale_bits or None,
+        minimum_bits=plan.scheme.minimum_bits or None,
         stored_bytes=plan.stored_bytes,
-        bits_per_weight=_bits(plan.encoded_bytes, plan.num_weights),
+        bits_per_weight=bits_per_weight(plan.encoded_bytes, plan.num_weights),
         relative_squared_error=error.relative_squared_error,
         cosine_similarity=error.cosine_similarity,
         max_error=error.max_error,
@@ -101,13 +108,35 @@ def class_rows(layers: Sequence[LayerRow], plans: Iterable[TensorPlan]) -> list[
                 num_weights=num_weights,
                 source_bytes=sum(plan.tensor.nbytes for plan in members),
                 stored_bytes=stored,
-                bits_per_weight=_bits(stored, num_weights),
+                bits_per_weight=bits_per_weight(stored, num_weights),
                 relative_squared_error=relative_squared_error(
                     [row for row in layers if row.layer_class == name]
                 ),
             )
         )
     return rows
+
+
+def scheme_rows(plans: Iterable[TensorPlan]) -> list[SchemeRow]:
+    """Return a row for each way of storing matrices that occurs, from few bits to many."""
+    by_kind: dict[Scheme, list[TensorPlan]] = {}
+    for plan in plans:
+        if plan.scheme is not None:
+            by_kind.setdefault(kind_of(plan.scheme), []).append(plan)
+    rows = [
+        SchemeRow(
+            encoding=kind.encoding,
+            bit_width=kind.bit_width,
+            group_size=kind.group_size,
+            scale_bits=kind.scale_bits or None,
+            minimum_bits=kind.minimum_bits or None,
+            num_tensors=len(members),
+            num_weights=sum(plan.num_weights for plan in members),
+            stored_bytes=sum(plan.stored_bytes for plan in members),
+        )
+        for kind, members in by_kind.items()
+    ]
+    return sorted(rows, key=lambda row: (row.bit_width, -row.group_size, row.encoding))
 
 
 def relative_squared_error(layers: Sequence[LayerRow]) -> float | None:
@@ -168,9 +197,9 @@ def sizes(
         directory_bytes=directory_bytes,
         num_weights=num_weights,
         num_quantized_weights=num_quantized,
-        bits_per_weight_quantized=_bits(quantized_bytes, num_quantized),
-        bits_per_weight_component=_bits(model_bytes, num_weights),
-        bits_per_weight_directory=_bits(directory_bytes, num_weights + carried_weights),
+        bits_per_weight_quantized=bits_per_weight(quantized_bytes, num_quantized),
+        bits_per_weight_component=bits_per_weight(model_bytes, num_weights),
+        bits_per_weight_directory=bits_per_weight(directory_bytes, num_weights + carried_weights),
     )
 
 
@@ -192,5 +221,6 @@ def _time_parameters(result: LayerResult) -> LayerTimeParameters | None:
     )
 
 
-def _bits(nbytes: int, num_weights: int) -> float:
+def bits_per_weight(nbytes: int, num_weights: int) -> float:
+    """Return stored bits over weights; 0 without weights."""
     return 8 * nbytes / num_weights if num_weights else 0.0

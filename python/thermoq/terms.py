@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 LayerClass = Literal["body", "modulation", "sensitive", "table"]
-Encoding = Literal["affine", "q8"]
+Encoding = Literal["affine", "coded", "q8"]
+Method = Literal["minmax", "lsq"]
 Severity = Literal["low", "medium", "high"]
 ParameterSource = Literal["noise-schedule prior", "none"]
 

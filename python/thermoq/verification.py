@@ -112,14 +112,14 @@ def verify_tensor(component: QuantizedComponent, name: str, files: MappedFiles) 
 def _verify_values(part: StoredTensor, data: NDArray[np.uint8]) -> None:
     """Check what a checksum cannot: that the numbers make sense at all."""
     suffix = part.name.rpartition(".")[2]
-    if suffix in ("scale", "minimum"):
+    if part.dtype == "F16":
         values = np.array(data).view(np.float16)
         if not np.isfinite(values).all():
             bad = int(np.count_nonzero(~np.isfinite(values)))
             raise bad_tensor(
                 part.path, part.name, f"expected finite values, got {bad} that are not"
             )
-        if suffix == "scale" and (values < 0).any():
+        if suffix in ("scale", "super_scale") and (values < 0).any():
             raise bad_tensor(part.path, part.name, f"expected scales >= 0, got {values.min()}")
     elif part.dtype == "I8" and (data == 0x80).any():
         raise bad_tensor(part.path, part.name, "expected codes in [-127, 127], got -128")
@@ -127,9 +127,17 @@ def _verify_values(part: StoredTensor, data: NDArray[np.uint8]) -> None:
 
 def _verify_spare_bits(entry: QuantizedTensor, part: StoredTensor, data: NDArray[np.uint8]) -> None:
     """Check that the bits after a row's last packed code are 0."""
+    if part.dtype != "U8":
+        return
     rows, cols = matrix_shape(entry.shape, entry.row_dimension)
-    used = cols * entry.bit_width % 8
-    if part.dtype != "U8" or not used:
+    groups = -(-cols // entry.group_size)
+    bits = {
+        "codes": cols * entry.bit_width,
+        "scale_codes": groups * (entry.scale_bits or 0),
+        "minimum_codes": groups * (entry.minimum_bits or 0),
+    }
+    used = bits[part.name.rpartition(".")[2]] % 8
+    if not used:
         return
     spare = data.reshape(rows, -1)[:, -1] >> used
     if spare.any():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from thermoq import _core
 from thermoq.errors import InputError
-from thermoq.terms import Encoding
+from thermoq.terms import Encoding, Method
 
 StoredParts = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -28,31 +28,39 @@ class Scheme:
     """How a matrix is stored (DESIGN section 8).
 
     `affine`: W^ = scale * code + minimum, codes of 2 or 4 bits, an f16 pair per group.
+    `coded`: W^ = (super_scale * scale_code) * code - super_minimum * minimum_code, codes of 2 or 4
+    bits, codes of `scale_bits` and `minimum_bits` per group, an f16 pair per super-block.
     `q8`: W^ = scale * code, codes of 8 bits with sign, an f16 scale per group of 32.
     """
 
     encoding: Encoding
     bit_width: int
     group_size: int
+    super_block: int = 0
+    scale_bits: int = 0
+    minimum_bits: int = 0
 
     def stored_parts(self, rows: int, cols: int) -> StoredParts:
         """Return safetensors dtype and shape by suffix, in the order of the checksum."""
         groups = -(-cols // self.group_size)
+        codes = ("U8", (rows, _packed_bytes(cols, self.bit_width)))
         if self.encoding == "q8":
             return {"scale": ("F16", (rows, groups)), "codes": ("I8", (rows, cols))}
-        row_bytes = -(-cols * self.bit_width // 8)
+        if self.encoding == "affine":
+            pair = ("F16", (rows, groups))
+            return {"scale": pair, "minimum": pair, "codes": codes}
+        pair = ("F16", (rows, -(-cols // self.super_block)))
         return {
-            "scale": ("F16", (rows, groups)),
-            "minimum": ("F16", (rows, groups)),
-            "codes": ("U8", (rows, row_bytes)),
+            "super_scale": pair,
+            "super_minimum": pair,
+            "scale_codes": ("U8", (rows, _packed_bytes(groups, self.scale_bits))),
+            "minimum_codes": ("U8", (rows, _packed_bytes(groups, self.minimum_bits))),
+            "codes": codes,
         }
 
 
-def scheme_for(bit_width: int, group_size: int) -> Scheme:
-    """Return the scheme of a bit width; 8 bits are q8 and bring their own group size."""
-    if bit_width == 8:
-        return Scheme("q8", 8, Q8_GROUP_SIZE)
-    return Scheme("affine", bit_width, group_size)
+def _packed_bytes(count: int, bits: int) -> int:
+    return -(-count * bits // 8)
 
 
 @dataclass(frozen=True)
@@ -133,35 +141,28 @@ def from_matrix(
 
 
 def quantize(
-    matrix: Matrix, scheme: Scheme, *, threads: int = 0
+    matrix: Matrix,
+    scheme: Scheme,
+    *,
+    method: Method = "minmax",
+    importances: NDArray[np.float32] | None = None,
+    threads: int = 0,
 ) -> tuple[QuantizedMatrix, WeightError]:
-    """Quantize `matrix` by round-to-nearest (`minmax`) and measure the error in the same pass.
+    """Quantize `matrix` and measure the error in the same pass.
 
-    Raises InputError for NaN, infinities and weights beyond the range of f16; the message does not
-    name the tensor, which only the caller knows.
+    `minmax` rounds to nearest; `lsq` minimizes the squared error, weighted by the `importances`
+    [cols] of the input columns if they are given (finite, at least 0). The error that is returned
+    is never weighted. `coded` is for `lsq` alone.
+
+    Raises InputError for NaN, infinities, weights beyond the range of f16 and importances that are
+    not as above; the message does not name the tensor, which only the caller knows.
     """
-    source_type = FLOAT_TYPES[matrix.dtype]
-    parts: dict[str, NDArray[np.generic]]
-    if scheme.encoding == "q8":
-        signed, scale, error = _core.quantize_q8(
-            matrix.data, source_type, matrix.rows, matrix.cols, threads
-        )
-        parts = {"scale": scale.view(np.float16), "codes": signed}
+    if method == "minmax":
+        parts, error = _round_to_nearest(matrix, scheme, threads)
     else:
-        codes, scale, minimum, error = _core.quantize_affine(
-            matrix.data,
-            source_type,
-            matrix.rows,
-            matrix.cols,
-            scheme.bit_width,
-            scheme.group_size,
-            threads,
-        )
-        parts = {
-            "scale": scale.view(np.float16),
-            "minimum": minimum.view(np.float16),
-            "codes": codes,
-        }
+        if importances is not None:
+            importances = _checked_importances(importances, matrix.cols)
+        parts, error = _least_squares(matrix, scheme, importances, threads)
     _check_range(error)
     measured = WeightError(
         error.squared_error, error.source_energy, error.decoded_energy, error.max_error
@@ -169,28 +170,110 @@ def quantize(
     return QuantizedMatrix(scheme, matrix.rows, matrix.cols, parts), measured
 
 
+def _round_to_nearest(
+    matrix: Matrix, scheme: Scheme, threads: int
+) -> tuple[dict[str, NDArray[np.generic]], _core.QuantizationError]:
+    source = (matrix.data, FLOAT_TYPES[matrix.dtype], matrix.rows, matrix.cols)
+    if scheme.encoding == "q8":
+        signed, scale, error = _core.quantize_q8(*source, threads)
+        return {"scale": _half(scale), "codes": signed}, error
+    if scheme.encoding == "coded":
+        raise ValueError("method: expected lsq with the encoding coded, got minmax")
+    codes, scale, minimum, error = _core.quantize_affine(
+        *source, scheme.bit_width, scheme.group_size, threads
+    )
+    return {"scale": _half(scale), "minimum": _half(minimum), "codes": codes}, error
+
+
+def _least_squares(
+    matrix: Matrix, scheme: Scheme, importances: NDArray[np.float32] | None, threads: int
+) -> tuple[dict[str, NDArray[np.generic]], _core.QuantizationError]:
+    source = (matrix.data, FLOAT_TYPES[matrix.dtype], matrix.rows, matrix.cols)
+    if scheme.encoding == "q8":
+        signed, scale, error = _core.lsq_q8(*source, importances, threads)
+        return {"scale": _half(scale), "codes": signed}, error
+    if scheme.encoding == "affine":
+        codes, scale, minimum, error = _core.lsq_affine(
+            *source, scheme.bit_width, scheme.group_size, importances, threads
+        )
+        return {"scale": _half(scale), "minimum": _half(minimum), "codes": codes}, error
+    codes, scale_codes, minimum_codes, super_scale, super_minimum, error = _core.lsq_coded(
+        *source,
+        scheme.bit_width,
+        scheme.group_size,
+        scheme.super_block,
+        scheme.scale_bits,
+        scheme.minimum_bits,
+        importances,
+        threads,
+    )
+    parts: dict[str, NDArray[np.generic]] = {
+        "super_scale": _half(super_scale),
+        "super_minimum": _half(super_minimum),
+        "scale_codes": scale_codes,
+        "minimum_codes": minimum_codes,
+        "codes": codes,
+    }
+    return parts, error
+
+
+def _half(bits: NDArray[np.uint16]) -> NDArray[np.float16]:
+    return bits.view(np.float16)
+
+
+def _checked_importances(importances: NDArray[np.float32], cols: int) -> NDArray[np.float32]:
+    if importances.shape != (cols,):
+        raise InputError(
+            f"importances: expected one for each of {cols} columns, got {list(importances.shape)}"
+        )
+    wrong = ~(np.isfinite(importances) & (importances >= 0))
+    if wrong.any():
+        column = int(np.flatnonzero(wrong)[0])
+        raise InputError(
+            f"importances: expected finite numbers of at least 0, got {importances[column]:g} "
+            f"for column {column}"
+        )
+    return np.ascontiguousarray(importances, np.float32)
+
+
 def dequantize(
     matrix: QuantizedMatrix, dtype: str = "F32", *, threads: int = 0
 ) -> NDArray[np.uint8]:
     """Decode to bytes of `dtype` ("F32", "F16" or "BF16"), row-major [rows, cols]."""
-    scale = matrix.parts["scale"].view(np.uint16)
-    if matrix.scheme.encoding == "q8":
-        return _core.dequantize_q8(
-            matrix.parts["codes"].view(np.int8),
-            scale,
-            matrix.rows,
-            matrix.cols,
+    scheme, shape = matrix.scheme, (matrix.rows, matrix.cols)
+
+    def halves(suffix: str) -> NDArray[np.uint16]:
+        return matrix.parts[suffix].view(np.uint16)
+
+    def packed(suffix: str) -> NDArray[np.uint8]:
+        return matrix.parts[suffix].view(np.uint8)
+
+    if scheme.encoding == "q8":
+        signed = matrix.parts["codes"].view(np.int8)
+        return _core.dequantize_q8(signed, halves("scale"), *shape, FLOAT_TYPES[dtype], threads)
+    if scheme.encoding == "affine":
+        return _core.dequantize_affine(
+            packed("codes"),
+            halves("scale"),
+            halves("minimum"),
+            *shape,
+            scheme.bit_width,
+            scheme.group_size,
             FLOAT_TYPES[dtype],
             threads,
         )
-    return _core.dequantize_affine(
-        matrix.parts["codes"].view(np.uint8),
-        scale,
-        matrix.parts["minimum"].view(np.uint16),
-        matrix.rows,
-        matrix.cols,
-        matrix.scheme.bit_width,
-        matrix.scheme.group_size,
+    return _core.dequantize_coded(
+        packed("codes"),
+        packed("scale_codes"),
+        packed("minimum_codes"),
+        halves("super_scale"),
+        halves("super_minimum"),
+        *shape,
+        scheme.bit_width,
+        scheme.group_size,
+        scheme.super_block,
+        scheme.scale_bits,
+        scheme.minimum_bits,
         FLOAT_TYPES[dtype],
         threads,
     )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from thermoq.checkpoint import MappedFiles, StoredTensor
+from thermoq.checkpoint import MappedFiles
 from thermoq.checkpoint.manifest import CopiedTensor, QuantizedTensor, TensorEntry
-from thermoq.checkpoint.untrusted import bad_tensor
+from thermoq.checkpoint.untrusted import naming
 from thermoq.checkpoint.writer import CheckpointWriter, WrittenFiles
 from thermoq.config import QuantizationConfig
-from thermoq.errors import InputError
 from thermoq.fingerprint import Fingerprint
 from thermoq.plan import ComponentPlan, TensorPlan
 from thermoq.prior import POWER_ITERATIONS
@@ -44,6 +42,7 @@ class Worker:
         progress: Progress,
     ) -> None:
         self._config = config
+        self._method = config.resolved_method
         self._files = files
         self._fingerprint = fingerprint
         self._stopwatch = stopwatch
@@ -93,9 +92,12 @@ class Worker:
     ) -> tuple[LayerResult, str]:
         assert plan.scheme is not None
         matrix = self._matrix(plan)
-        with self._stopwatch.measure("quantize_s"), _naming(plan.tensor):
-            quantized, error = quantize(matrix, plan.scheme, threads=self._config.threads)
-        result = self._with_concentration(LayerResult(component, plan, error), matrix)
+        with self._stopwatch.measure("quantize_s"), naming(plan.tensor.path, plan.tensor.name):
+            quantized, error = quantize(
+                matrix, plan.scheme, method=self._method, threads=self._config.threads
+            )
+        result = LayerResult(component, plan, error, self._method)
+        result = self._with_concentration(result, matrix)
         with self._stopwatch.measure("write_s"):
             sha256 = writer.write(plan.tensor.name, list(quantized.parts.values()))
         return result, sha256
@@ -127,15 +129,6 @@ class Worker:
         return as_matrix(data, tensor.dtype, tensor.shape, plan.layer.row_dimension)
 
 
-@contextmanager
-def _naming(tensor: StoredTensor) -> Iterator[None]:
-    """Put the file and the tensor in front of an InputError that does not know them."""
-    try:
-        yield
-    except InputError as error:
-        raise bad_tensor(tensor.path, tensor.name, str(error)) from None
-
-
 def _entry(plan: TensorPlan, sha256: str | None) -> TensorEntry:
     tensor = plan.tensor
     if plan.scheme is None:
@@ -156,5 +149,8 @@ def _entry(plan: TensorPlan, sha256: str | None) -> TensorEntry:
         layer_class=plan.layer.layer_class,
         bit_width=plan.scheme.bit_width,
         group_size=plan.scheme.group_size,
+        super_block=plan.scheme.super_block or None,
+        scale_bits=plan.scheme.scale_bits or None,
+        minimum_bits=plan.scheme.minimum_bits or None,
         row_dimension=plan.layer.row_dimension,
     )

@@ -37,6 +37,15 @@ AFFINE = QuantizedTensor(
     bit_width=2,
     group_size=64,
 )
+CODED = AFFINE.model_copy(
+    update={
+        "encoding": "coded",
+        "group_size": 16,
+        "super_block": 48,
+        "scale_bits": 4,
+        "minimum_bits": 6,
+    }
+)
 MANIFEST = Manifest(
     thermoq_version="0.1.0",
     component="unet",
@@ -48,6 +57,7 @@ MANIFEST = Manifest(
     tensors={
         "a.weight": AFFINE,
         "b.weight": AFFINE.model_copy(update={"same_as": "a.weight", "sha256": None}),
+        "c.weight": CODED,
         "a.bias": CopiedTensor(shape=(3,), source_dtype="F64", sha256="1" * 64, reason="1-D"),
     },
     report={"format_version": 1},
@@ -74,6 +84,9 @@ def test_round_trip(tmp_path: Path) -> None:
     assert content["format_version"] == 1
     assert "same_as" not in content["tensors"]["a.weight"]
     assert "sha256" not in content["tensors"]["b.weight"]
+    of_coded = {"super_block", "scale_bits", "minimum_bits"}
+    assert of_coded & content["tensors"]["a.weight"].keys() == set()
+    assert of_coded < content["tensors"]["c.weight"].keys()
 
 
 def test_a_tensor_a_line(tmp_path: Path) -> None:
@@ -159,12 +172,20 @@ def test_what_an_entry_knows() -> None:
     assert AFFINE.num_weights == 210
     assert AFFINE.source_bytes == 420
     assert AFFINE.scheme == Scheme("affine", 2, 64)
+    assert CODED.scheme == Scheme("coded", 2, 16, super_block=48, scale_bits=4, minimum_bits=6)
     assert MANIFEST.tensors["a.bias"].source_bytes == 24
 
 
 def set_entry(key: str, value: object) -> Callable[[dict[str, Any]], None]:
     def change(content: dict[str, Any]) -> None:
         content["tensors"]["a.weight"][key] = value
+
+    return change
+
+
+def set_coded(key: str, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        content["tensors"]["c.weight"][key] = value
 
     return change
 
@@ -236,6 +257,39 @@ WRONG = [
     (set_entry("bit_width", 3), rf"{ENTRY}: .*expected 2, 4 or 8, got 3$"),
     (set_entry("bit_width", 8), rf"{ENTRY}: .*expected 8 bits with q8 and 2 or 4 with affine"),
     (set_entry("encoding", "q8"), rf"{ENTRY}: .*expected 8 bits with q8 and 2 or 4 with affine"),
+    (
+        set_entry("super_block", 64),
+        rf"{ENTRY}: .*expected none as super_block with affine, got 64$",
+    ),
+    (set_entry("scale_bits", 4), rf"{ENTRY}: .*expected none as scale_bits with affine, got 4$"),
+    (
+        set_entry("encoding", "coded"),
+        rf"{ENTRY}: .*expected a number as super_block with coded, got None$",
+    ),
+    (
+        set_coded("encoding", "affine"),
+        r"'c\.weight': .*expected none as super_block with affine, got 48$",
+    ),
+    (set_coded("bit_width", 8), r"'c\.weight': .*expected 8 bits with q8 and 2 or 4 with affine"),
+    (
+        set_coded("minimum_bits", None),
+        r"'c\.weight': .*expected a number as minimum_bits with coded, got None$",
+    ),
+    (set_coded("scale_bits", 9), r"'c\.weight': .*scale_bits.*got 9$"),
+    (set_coded("minimum_bits", 0), r"'c\.weight': .*minimum_bits.*got 0$"),
+    (
+        set_coded("super_block", 40),
+        r"'c\.weight': .*expected a multiple of group_size 16 up to 4096 as super_block, got 40$",
+    ),
+    (
+        set_coded("super_block", 4112),
+        r"'c\.weight': .*a multiple of group_size 16 up to 4096 as super_block, got 4112$",
+    ),
+    (set_coded("super_block", 0), r"'c\.weight': .*super_block.*got 0$"),
+    (
+        set_coded("group_size", 40),
+        r"'c\.weight': .*expected a multiple of group_size 40 up to 10240 as super_block, got 48$",
+    ),
     (set_entry("row_dimension", 2), rf"{ENTRY}: .*row_dimension.*got 2$"),
     (set_entry("shape", []), rf"{ENTRY}: .*expected a dimension of the shape as row_dimension"),
     (set_entry("layer_class", "tail"), rf"{ENTRY}: .*layer_class.*got 'tail'$"),

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from thermoq.checkpoint.header import read_header
-from thermoq.checkpoint.writer import CheckpointWriter, StoredPart, WrittenFiles
+from thermoq.checkpoint.writer import (
+    CheckpointWriter,
+    StoredPart,
+    WrittenFiles,
+    planned_files,
+)
 
 PARTS = {
     "b.weight": [
@@ -70,6 +75,13 @@ def test_counted_bytes(tmp_path: Path) -> None:
         assert written.total_bytes - written.header_bytes == data
 
 
+@pytest.mark.parametrize("max_shard_bytes", [1, 20, 40, 10**9])
+def test_what_will_be_written_is_known_beforehand(tmp_path: Path, max_shard_bytes: int) -> None:
+    planned = planned_files(tmp_path, "model", PARTS, max_shard_bytes)
+    assert write(tmp_path, max_shard_bytes) == planned
+    assert sum(path.stat().st_size for path in planned.paths) == planned.total_bytes
+
+
 def test_the_checksum_is_that_of_the_parts_one_after_another(tmp_path: Path) -> None:
     with CheckpointWriter(tmp_path, "model", PARTS, 10**9) as writer:
         for name, parts in PARTS.items():
@@ -101,9 +113,11 @@ def test_tensors_above_the_limit_have_shards_of_their_own(tmp_path: Path) -> Non
 
 
 def test_nothing_at_all(tmp_path: Path) -> None:
+    planned = planned_files(tmp_path / "new", "model", {}, 10)
     with CheckpointWriter(tmp_path / "new", "model", {}, 10) as writer:
-        (path,) = writer.finish().paths
-    assert read_header(path).tensors == {}
+        written = writer.finish()
+    assert written == planned
+    assert read_header(written.paths[0]).tensors == {}
 
 
 def test_writing_in_another_order_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -412,7 +412,11 @@ WRONG_FLAGS: dict[str, tuple[list[object], list[str]]] = {
         ["--group-size", 64, "--bit-width", 8],
         ["--group-size: expected 32 or null", "got 64"],
     ),
-    "encoding": (["--encoding", "nf4"], ["--encoding: expected affine or null, got 'nf4'"]),
+    "encoding": (["--encoding", "nf4"], ["--encoding: expected affine, coded or null, got 'nf4'"]),
+    "coded by rounding": (
+        ["--encoding", "coded"],
+        ["--encoding: expected affine or null (coded needs method lsq), got 'coded'"],
+    ),
     "5 activation bits": (["--activation-bits", 5], ["--activation-bits: expected 4 or 8, got 5"]),
     "threshold 0": (["--smoothness-threshold", 0], ["--smoothness-threshold: expected", "got 0"]),
     "threshold nan": (["--smoothness-threshold", "nan"], ["--smoothness-threshold: expected"]),
@@ -477,7 +481,7 @@ def test_a_wrong_configuration(case: str, there: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("method: hessian", "method: expected minmax (others are not in"),
+        ("method: hessian", "method: expected minmax or lsq (others are not in"),
         ("rotation: hadamard", "rotation: expected none (others are not in"),
         ("thermodynamic: {smoothing: {enabled: true}}", "expected false (this version of thermoq"),
         ("thermodynamic: {optimization: {enabled: true}}", "expected false (this version of"),
@@ -509,8 +513,10 @@ def test_too_little_memory(
 def test_flags_of_later_versions_are_refused(there: Path) -> None:
     arguments = ["quantize", "--model", there / "model", "--output", there / "new"]
     later = "(others are not in this version)"
-    refused(there, [*arguments, "--method", "lsq"], 2, f"--method: expected minmax {later}, got")
-    refused(there, [*arguments, "--encoding", "coded"], 2, f"--encoding: expected affine {later}")
+    method = f"--method: expected minmax or lsq {later}, got 'hessian'"
+    refused(there, [*arguments, "--method", "hessian"], 2, method)
+    encoding = f"--encoding: expected affine or coded {later}, got 'trellis'"
+    refused(there, [*arguments, "--encoding", "trellis"], 2, encoding)
     refused(there, [*arguments, "--phase", "smooth"], 2, "--phase: expected baseline")
 
 

@@ -60,7 +60,7 @@ def layers(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ([], {"bit_width": 2, "num_time_groups": 4, "encoding": "affine", "group_size": 64}),
+        ([], {"bit_width": 2, "num_time_groups": 4}),
         (["--bit-width", 4], {"bit_width": 4, "nominal_compression_ratio": 8.0}),
         (["--bit-width", 8], {"bit_width": 8, "encoding": "q8", "group_size": 32}),
         (["--num-time-groups", 10], {"num_time_groups": 10}),
@@ -78,8 +78,35 @@ def test_a_setting_is_in_the_report(
     report = report_of(command, *flags)
     assert {key: report[key] for key in expected} == expected
     assert report["phase"] == "baseline"
-    assert report["method"] == "minmax"
+    assert report["method"] == ("minmax" if command == "baseline" else "lsq")
     assert layers(report)[QUERY]["group_size"] == report["group_size"]
+
+
+def test_what_is_stored_by_default(there: Path) -> None:
+    keys = ("method", "encoding", "group_size", "scale_bits", "minimum_bits", "super_block")
+    stored = [[report_of(verb)[key] for key in keys] for verb in ("baseline", "quantize")]
+    assert stored == [
+        ["minmax", "affine", 64, None, None, None],
+        ["lsq", "coded", 16, 4, 4, None],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--encoding", "affine"], {"encoding": "affine", "group_size": 64, "method": "lsq"}),
+        (["--method", "minmax"], {"encoding": "affine", "group_size": 64, "method": "minmax"}),
+        (["--super-block", 64], {"encoding": "coded", "super_block": 64}),
+        (["--scale-bits", 8, "--minimum-bits", 1], {"scale_bits": 8, "minimum_bits": 1}),
+        (["--bit-width", 4], {"group_size": 32, "scale_bits": 6, "minimum_bits": 6}),
+    ],
+)
+def test_encodings(flags: list[object], expected: dict[str, object], there: Path) -> None:
+    report = report_of("quantize", *flags)
+    assert {key: report[key] for key in expected} == expected
+    row = layers(report)[QUERY]
+    assert {key: row[key] for key in expected} == expected
+    succeed("verify", "out")
 
 
 def test_method_and_phase(there: Path) -> None:
@@ -130,6 +157,7 @@ def test_reports_and_log(there: Path) -> None:
     assert f"{report['smoothness_score']:.4f} " in printed["smoothness"]
     assert "noise-schedule prior" in printed["parameters"]
     assert f"{report['compression_ratio']:.2f}x on disk" in printed["size"]
+    assert f"{report['sizes']['bits_per_weight_quantized']:.2f} bits per weight" in printed["size"]
     words = ["thermoq", "baseline", "--model", "model", "--output", "out", *flags]
     assert report["provenance"]["command"] == shlex.join(words)
     assert f"command: {shlex.join(words)}" in Path("r.log").read_text()
@@ -223,10 +251,27 @@ def test_inspect_shows_the_plan(there: Path) -> None:
     assert finished.stdout.startswith("model (diffusers layout, not quantized; the plan is shown)")
     rows = {line.split()[0]: line for line in finished.stdout.splitlines()}
     assert rows[f"transformer/{QUERY}"].split()[1:4] == ["24x72", "F32", "body"]
-    assert "affine 2" in rows[f"transformer/{QUERY}"]
-    assert "affine 4" in rows["transformer/transformer_blocks.0.norm1.linear.weight"]
+    assert "coded 2" in rows[f"transformer/{QUERY}"]
+    assert "coded 4" in rows["transformer/transformer_blocks.0.norm1.linear.weight"]
     assert "copied: 1-D" in rows["transformer/transformer_blocks.0.norm1.linear.bias"]
     assert {"body", "modulation", "sensitive", "copied", "all"} <= rows.keys()
+
+
+def test_inspect_follows_method_and_encoding(there: Path) -> None:
+    for flags, expected in (
+        (["--method", "minmax"], "affine 2"),
+        (["--encoding", "affine"], "affine 2"),
+        (["--scale-bits", 8, "--minimum-bits", 8, "--super-block", 64], "coded 2"),
+        (["--bit-width", 4], "coded 4"),
+    ):
+        finished = succeed("inspect", "model", *flags)
+        (row,) = (line for line in finished.stdout.splitlines() if QUERY in line)
+        assert expected in row
+        succeed("quantize", "--model", "model", "--output", "out", "--overwrite", *flags)
+        (stored,) = (
+            line for line in succeed("inspect", "out").stdout.splitlines() if QUERY in line
+        )
+        assert stored.split() == row.split()
 
 
 def test_inspect_json(there: Path) -> None:
@@ -410,8 +455,9 @@ def test_the_next_command_runs(command: str, chain: str, there: Path) -> None:
         seen.append(step)
         name, *words = shlex.split(step)
         assert name == "thermoq"
-        if words[0] != command:
+        if words[0] == "export":
             break
+        assert words[0] in (command, "quantize")
     assert words[0] == "export"
     succeed(*words)
     assert any(Path(str(words[-1])).rglob("*.safetensors"))

@@ -69,6 +69,9 @@ SETTINGS: dict[str, tuple[str, list[object]]] = {
     "bit_width": ("bit_width: 4", ["--bit-width", 4]),
     "group_size": ("group_size: 16", ["--group-size", 16]),
     "encoding": ("encoding: affine", ["--encoding", "affine"]),
+    "super_block": ("super_block: 64", ["--super-block", 64]),
+    "scale_bits": ("scale_bits: 3", ["--scale-bits", 3]),
+    "minimum_bits": ("minimum_bits: 5", ["--minimum-bits", 5]),
     "method": ("method: minmax", ["--method", "minmax"]),
     "num_time_groups": ("num_time_groups: 7", ["--num-time-groups", 7]),
     "activation_bits": ("activation_bits: 4", ["--activation-bits", 4]),
@@ -76,6 +79,8 @@ SETTINGS: dict[str, tuple[str, list[object]]] = {
     "seed": ("seed: 5", ["--seed", 5]),
     "threads": ("threads: 1", ["--threads", 1]),
     "max_shard_size": ("max_shard_size: 2KB", ["--max-shard-size", "2KB"]),
+    "target_bits": ("target_bits: 6.5", ["--target-bits", 6.5]),
+    "max_size": ("max_size: 6.5KB", ["--max-size", "6.5KB"]),
     "components": ("components: [vae]", ["--component", "vae"]),
     "enabled": ("thermodynamic: {validation: {enabled: false}}", ["--no-validation"]),
     "smoothness_threshold": (

@@ -29,6 +29,7 @@ CASES = {
     "several components": {"components": ("transformer", "transformer_2")},
     "threshold 0": {"threshold": 0.0},
     "threshold 1": {"threshold": 1.0},
+    "coded": {"encoding": "coded"},
     "long names": {"name_prefix": "a_rather_long_module_name." * 12},
 }
 
@@ -354,3 +355,14 @@ def test_rendering_is_repeatable():
 def test_a_missing_directory_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="expected an existing directory"):
         write_html(example_report(num_layers=1), tmp_path / "gone" / "report.html")
+
+
+def test_every_layer_tells_its_method_encoding_and_true_bits():
+    coded = Page(render_html(example_report(encoding="coded"))).text
+    assert "lsq, coded, groups of 16, scales of 4 bits, minima of 4 bits" in coded
+    assert "lsq2coded,16/384,4+4bits2.58" in coded.replace(" ", "")
+    assert "groups of 16 weights whose scales and minima are codes of 4 bits each" in coded
+    affine = Page(render_html(example_report())).text
+    assert "minmax, affine, groups of 64" in affine
+    assert "minmax2affine,642.50" in affine.replace(" ", "")
+    assert "are codes of 4 bits each" not in affine

@@ -23,11 +23,29 @@ def test_every_tensor_has_its_line():
     assert len(lines) == 23
     assert lines[2] == (
         "3/23 transformer/transformer_blocks.0.attn1.to_q.weight: 1152 x 1152 BF16, body, affine "
-        "2 bit in groups of 64 (2.50 bits/weight), relative squared error 0.161, largest error "
-        "0.00803, cosine 0.9158, 414,720 bytes"
+        "2 bit by minmax in groups of 64 (2.50 bits/weight), relative squared error 0.161, largest "
+        "error 0.00803, cosine 0.9158, 414,720 bytes"
     )
     copied = section(render_log(report), "copied tensors")
     assert copied[0] == "1/3 transformer/pos_embed.proj.bias: 1152 BF16, 2,304 bytes: 1-D tensor"
+
+
+def test_coded_tensors_tell_all_that_sets_their_size():
+    text = render_log(example_report(encoding="coded"))
+    assert section(text, "settings")[:3] == [
+        "method: lsq",
+        "bit width: 2",
+        "encoding: coded, groups of 16, scales of 4 bits, minima of 4 bits",
+    ]
+    body, modulation = (section(text, "quantized tensors")[index] for index in (2, 1))
+    assert (
+        "coded 2 bit by lsq in groups of 16, super-blocks of 384, scales of 4 bits, minima of 4 "
+        "bits (2.58 bits/weight)"
+    ) in body
+    assert (
+        "coded 4 bit by lsq in groups of 32, super-blocks of 384, scales of 6 bits, minima of 6 "
+        "bits (4.46 bits/weight)"
+    ) in modulation
 
 
 def test_a_shared_tensor_names_the_stored_one():

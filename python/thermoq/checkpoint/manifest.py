@@ -22,10 +22,10 @@ from thermoq.checkpoint.carried import MANIFEST_NAME
 from thermoq.checkpoint.header import DTYPE_BITS
 from thermoq.checkpoint.strict_json import JsonObject, read_json_object
 from thermoq.checkpoint.untrusted import bad_file, shown
+from thermoq.encodings import MAX_GROUP_SIZE, MAX_GROUPS_IN_SUPER_BLOCK, Q8_GROUP_SIZE
 from thermoq.errors import InputError
-from thermoq.settings import MAX_GROUP_SIZE
 from thermoq.terms import LayerClass
-from thermoq.weights import FLOAT_TYPES, Q8_GROUP_SIZE, Scheme
+from thermoq.weights import FLOAT_TYPES, Scheme
 
 FORMAT_VERSION = 1
 SCHEDULE_KINDS = ("gaussian", "flow_matching", "masked")
@@ -50,6 +50,7 @@ def _known_schedule(kind: str) -> str:
 
 
 BitWidth = Annotated[int, AfterValidator(_known_bit_width)]
+ParameterBits = Annotated[int, Field(ge=1, le=8)]
 Dimension = Annotated[int, Field(ge=0)]
 
 
@@ -92,12 +93,18 @@ class CopiedTensor(_Tensor):
 
 
 class QuantizedTensor(_Tensor):
-    """Stored as codes and group parameters under NAME.codes, NAME.scale, NAME.minimum."""
+    """Stored as codes and group parameters under NAME.codes, NAME.scale, NAME.minimum and so on.
 
-    encoding: Literal["affine", "q8"]
+    `super_block`, `scale_bits` and `minimum_bits` are of coded tensors, and None for others.
+    """
+
+    encoding: Literal["affine", "coded", "q8"]
     layer_class: LayerClass
     bit_width: BitWidth
     group_size: Annotated[int, Field(ge=8, le=MAX_GROUP_SIZE, multiple_of=8)]
+    super_block: Annotated[int, Field(ge=8)] | None = None
+    scale_bits: ParameterBits | None = None
+    minimum_bits: ParameterBits | None = None
     row_dimension: Annotated[int, Field(ge=0, le=1)] = 0
 
     @model_validator(mode="after")
@@ -107,15 +114,40 @@ class QuantizedTensor(_Tensor):
         if self.row_dimension >= len(self.shape):
             raise ValueError("expected a dimension of the shape as row_dimension")
         if (self.encoding == "q8") != (self.bit_width == 8):
-            raise ValueError("expected 8 bits with q8 and 2 or 4 with affine")
+            raise ValueError("expected 8 bits with q8 and 2 or 4 with affine and coded")
         if self.encoding == "q8" and self.group_size != Q8_GROUP_SIZE:
             raise ValueError(f"expected groups of {Q8_GROUP_SIZE} with q8")
+        self._check_coded()
         return self
+
+    def _check_coded(self) -> None:
+        """Check what only coded tensors have: all of it there, none of it elsewhere."""
+        for key in ("super_block", "scale_bits", "minimum_bits"):
+            value = getattr(self, key)
+            if (value is not None) != (self.encoding == "coded"):
+                wanted = "a number" if value is None else "none"
+                got = shown(value)
+                raise ValueError(f"expected {wanted} as {key} with {self.encoding}, got {got}")
+        largest = MAX_GROUPS_IN_SUPER_BLOCK * self.group_size
+        if self.super_block and (self.super_block % self.group_size or self.super_block > largest):
+            raise ValueError(
+                f"expected a multiple of group_size {self.group_size} up to {largest} as "
+                f"super_block, got {self.super_block}"
+            )
 
     @property
     def scheme(self) -> Scheme:
         """How its matrix is stored."""
-        return Scheme(self.encoding, self.bit_width, self.group_size)
+        if self.encoding != "coded":
+            return Scheme(self.encoding, self.bit_width, self.group_size)
+        return Scheme(
+            self.encoding,
+            self.bit_width,
+            self.group_size,
+            super_block=self.super_block or 0,
+            scale_bits=self.scale_bits or 0,
+            minimum_bits=self.minimum_bits or 0,
+        )
 
 
 TensorEntry = Annotated[CopiedTensor | QuantizedTensor, Field(discriminator="encoding")]

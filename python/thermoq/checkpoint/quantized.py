@@ -67,20 +67,25 @@ class QuantizedComponent:
         they are stored.
         """
         entry = self.manifest.tensors[name]
-        parts = self.parts(name)
         if isinstance(entry, CopiedTensor):
-            return files.bytes(parts[0])
-        rows, cols = matrix_shape(entry.shape, entry.row_dimension)
+            return files.bytes(self.parts(name)[0])
+        decoded = dequantize(self.matrix(name, files), dtype or entry.source_dtype, threads=threads)
+        return from_matrix(decoded, entry.shape, entry.row_dimension)
+
+    def matrix(self, name: str, files: MappedFiles) -> QuantizedMatrix:
+        """Return the codes and parameters of the quantized tensor `name`, as they are stored."""
+        entry = self.manifest.tensors[name]
+        assert not isinstance(entry, CopiedTensor)
         arrays: dict[str, NDArray[np.generic]] = {}
-        for part in parts:
+        for part in self.parts(name):
             raw = files.bytes(part)
             if part.dtype == "F16":  # few, and perhaps at an odd address
                 raw = np.array(raw)
             array = raw.view(_ARRAY_DTYPES[part.dtype]).reshape(part.shape)
             arrays[part.name.rpartition(".")[2]] = array
-        matrix = QuantizedMatrix(entry.scheme, rows, cols, arrays)
-        decoded = dequantize(matrix, dtype or entry.source_dtype, threads=threads)
-        return from_matrix(decoded, entry.shape, entry.row_dimension)
+        return QuantizedMatrix(
+            entry.scheme, *matrix_shape(entry.shape, entry.row_dimension), arrays
+        )
 
     def release(self, name: str, files: MappedFiles) -> None:
         """Give the memory of the tensor's pages back."""

@@ -53,6 +53,15 @@ def reading(path: Path) -> Iterator[None]:
         raise bad_file(at_fault, f"cannot be read: {error.strerror or error}") from error
 
 
+@contextmanager
+def naming(path: Path, tensor: str) -> Iterator[None]:
+    """Put the file and the tensor in front of an `InputError` that does not know them."""
+    try:
+        yield
+    except InputError as error:
+        raise bad_tensor(path, tensor, str(error)) from None
+
+
 def open_regular_file(path: Path) -> BinaryIO:
     """Open `path` for reading, unless it is a pipe, device or directory (a pipe would block).
 

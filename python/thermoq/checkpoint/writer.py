@@ -34,6 +34,18 @@ class StoredPart:
         """Its bytes in the file."""
         return DTYPE_BITS[self.dtype] * math.prod(self.shape) // 8
 
+    def header_entry(self, start: int) -> dict[str, object]:
+        """What the file's header says of it, `start` bytes after the header."""
+        return {
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "data_offsets": [start, start + self.nbytes],
+        }
+
+    def most_header_bytes(self, file_bytes: int) -> int:
+        """What it adds to the header of a file of up to `file_bytes`, at most."""
+        return len(_json_text({self.name: self.header_entry(file_bytes)})) - len("{}") + len(",")
+
 
 @dataclass(frozen=True)
 class WrittenFiles:
@@ -60,16 +72,22 @@ class _Shard:
         end = 0
         for part in ordered:
             starts[part.name] = end
-            header[part.name] = {
-                "dtype": part.dtype,
-                "shape": list(part.shape),
-                "data_offsets": [end, end + part.nbytes],
-            }
+            header[part.name] = part.header_entry(end)
             end += part.nbytes
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text = _json_text(header)
         text += b" " * (-len(text) % 8)
         beginning = struct.pack("<Q", len(text)) + text
         return beginning, {name: len(beginning) + start for name, start in starts.items()}
+
+
+def planned_files(
+    directory: Path, stem: str, tensors: Mapping[str, Sequence[StoredPart]], max_shard_bytes: int
+) -> WrittenFiles:
+    """Return what a `CheckpointWriter` of these arguments will make, to the byte."""
+    shards = _shards(directory, stem, tensors, max_shard_bytes)
+    headers = sum(len(shard.layout()[0]) for shard in shards)
+    data = sum(part.nbytes for shard in shards for part in shard.parts)
+    return WrittenFiles(tuple(shard.path for shard in shards), headers + data, headers)
 
 
 class CheckpointWriter:
@@ -195,6 +213,10 @@ def _shards(
     return [
         _Shard(directory / name, tuple(group)) for name, group in zip(names, groups, strict=True)
     ]
+
+
+def _json_text(header: Mapping[str, object]) -> bytes:
+    return json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _write_at(descriptor: int, data: memoryview, offset: int) -> None:

@@ -16,7 +16,11 @@ from thermoq.progress import NoProgress, Progress
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from rich.console import Console
     from rich.progress import Progress as RichProgress
+    from rich.table import Table
+
+_PIPED_WIDTH = 10_000
 
 
 @contextmanager
@@ -92,6 +96,19 @@ def warn_of_leftovers(*targets: Path | None) -> None:
 def print_json(value: DataclassInstance) -> None:
     """Print a dataclass as JSON on stdout; paths become strings."""
     typer.echo(json.dumps(dataclasses.asdict(value), indent=2, default=str, ensure_ascii=False))
+
+
+def console_and_table() -> tuple[Console, Table]:
+    """Return a console for stdout and an empty table; where a program reads, nothing is cut."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    terminal = sys.stdout.isatty()
+    console = Console(
+        width=None if terminal else _PIPED_WIDTH, highlight=False, markup=False, emoji=False
+    )
+    return console, Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False)
 
 
 def megabytes(nbytes: int) -> str:

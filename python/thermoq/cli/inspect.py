@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from thermoq.cli import options
-from thermoq.cli.console import megabytes, print_json, warn
+from thermoq.cli.console import console_and_table, megabytes, print_json, warn
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from thermoq.inspection import InspectedTensor, Inspection
 
-_PIPED_WIDTH = 10_000  # nothing is cut where a program reads
 _ONE_LINE_WIDTH = 120  # below this a tensor takes two lines, its name and its figures
 
 
 def inspect(
     directory: Annotated[Path, typer.Argument(help="A checkpoint, quantized or not.")],
+    method: options.Method = None,
     bit_width: options.BitWidth = None,
+    encoding: options.Encoding = None,
     group_size: options.GroupSize = None,
+    super_block: options.SuperBlock = None,
+    scale_bits: options.ScaleBits = None,
+    minimum_bits: options.MinimumBits = None,
     config: options.Config = None,
     component: options.Component = None,
     json: options.Json = False,
 ) -> None:
-    """List a checkpoint's tensors: classes, bits and sizes, as they are or as they would be."""
+    """List a checkpoint's tensors: classes, bits, sizes; of another's, what `quantize` would do."""
     from thermoq.inspection import inspect as run
 
     found = run(
         directory,
         config=config,
+        method=method,
         bit_width=bit_width,
+        encoding=encoding,
         group_size=group_size,
+        super_block=super_block,
+        scale_bits=scale_bits,
+        minimum_bits=minimum_bits,
         components=component,
     )
     for note in found.notes:
@@ -47,19 +55,15 @@ def inspect(
 
 
 def _print_tables(found: Inspection) -> None:
-    from rich.console import Console
-
-    terminal = sys.stdout.isatty()
-    console = Console(
-        width=None if terminal else _PIPED_WIDTH, highlight=False, markup=False, emoji=False
-    )
+    console, tensors = console_and_table()
+    _, classes = console_and_table()
     state = "quantized by thermoq" if found.quantized else "not quantized; the plan is shown"
     typer.echo(f"{found.name} ({found.layout} layout, {state})")
     if console.width < _ONE_LINE_WIDTH:
         _print_two_lines_each(found)
     else:
-        console.print(_tensor_table(found, terminal))
-    console.print(_class_table(found, terminal))
+        console.print(_tensor_table(found, tensors))
+    console.print(_class_table(found, classes))
 
 
 def _print_two_lines_each(found: Inspection) -> None:
@@ -71,8 +75,7 @@ def _print_two_lines_each(found: Inspection) -> None:
         typer.echo(f"    {'  '.join(cells).rstrip()}")
 
 
-def _tensor_table(found: Inspection, terminal: bool) -> Table:
-    table = _table(terminal)
+def _tensor_table(found: Inspection, table: Table) -> Table:
     table.add_column("tensor", overflow="fold")
     for heading in ("shape", "dtype", "class"):
         table.add_column(heading)
@@ -107,8 +110,7 @@ def _encoding(tensor: InspectedTensor) -> str:
     return f"{tensor.encoding} {tensor.bit_width}"
 
 
-def _class_table(found: Inspection, terminal: bool) -> Table:
-    table = _table(terminal)
+def _class_table(found: Inspection, table: Table) -> Table:
     table.add_column("class")
     for heading in ("tensors", "weights", "source", "stored", "bits/weight"):
         table.add_column(heading, justify="right")
@@ -122,10 +124,3 @@ def _class_table(found: Inspection, terminal: bool) -> Table:
             f"{row.bits_per_weight:.2f}",
         )
     return table
-
-
-def _table(terminal: bool) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False)

@@ -30,6 +30,13 @@ Model = Annotated[
     Path, typer.Option(help="The checkpoint directory: diffusers or transformers layout.")
 ]
 Output = Annotated[Path, typer.Option(help="The directory to write.")]
+OutputUnlessDry = Annotated[
+    Path | None, typer.Option(help="The directory to write; a dry run needs none.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print the plan, exact sizes and predicted errors; no output."),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an existing output, on success only.")
 ]
@@ -54,14 +61,55 @@ BitWidth = Annotated[
 GroupSize = Annotated[
     int | None,
     typer.Option(
-        help="Weights that share a scale, a multiple of 8.", show_default="64", **_INTEGER
+        help="Weights that share a scale, a multiple of 8.",
+        show_default="affine 64; coded 16 at 2 bits, 32 at 4",
+        **_INTEGER,
     ),
 ]
 Encoding = Annotated[
-    str | None, typer.Option(help="affine (8 bits are always q8).", show_default="affine")
+    str | None,
+    typer.Option(
+        help="affine or coded (8 bits are always q8).",
+        show_default="coded with lsq, affine with minmax",
+    ),
+]
+SuperBlock = Annotated[
+    int | None,
+    typer.Option(
+        help="coded: weights that share an f16 pair, a multiple of the group size.",
+        show_default="256, or what divides the row",
+        **_INTEGER,
+    ),
+]
+ScaleBits = Annotated[
+    int | None,
+    typer.Option(
+        help="coded: bits of a group's scale, 1 to 8.",
+        show_default="4 at 2 bits, 6 at 4",
+        **_INTEGER,
+    ),
+]
+MinimumBits = Annotated[
+    int | None,
+    typer.Option(
+        help="coded: bits of a group's minimum, 1 to 8.",
+        show_default="4 at 2 bits, 6 at 4",
+        **_INTEGER,
+    ),
 ]
 Method = Annotated[
-    str | None, typer.Option(help="minmax (round to nearest).", show_default="minmax")
+    str | None,
+    typer.Option(help="minmax (round to nearest) or lsq (least squares).", show_default="lsq"),
+]
+TargetBits = Annotated[
+    float | None,
+    typer.Option(
+        help="Choose bits and encodings for this many bits per quantized weight.", **_NUMBER
+    ),
+]
+MaxSize = Annotated[
+    str | None,
+    typer.Option(help="Choose bits and encodings for safetensors files of this size, like 3GB."),
 ]
 NumTimeGroups = Annotated[
     int | None, typer.Option(help="Time groups along the trajectory.", show_default="4", **_INTEGER)

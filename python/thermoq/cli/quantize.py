@@ -9,7 +9,9 @@ import typer
 
 from thermoq.cli import options
 from thermoq.cli.console import shown_progress, typed_flags, warn, warn_of_leftovers
+from thermoq.cli.dry_run import show_plan
 from thermoq.cli.summary import print_summary
+from thermoq.errors import UsageError
 
 if TYPE_CHECKING:
     from thermoq.invocation import Verb
@@ -23,6 +25,7 @@ _NOT_CARRIED = {
     "--report": True,
     "--html-report": True,
     "--overwrite": False,
+    "--dry-run": False,
     "--json": False,
     "--quiet": False,
     "-q": False,
@@ -57,16 +60,21 @@ def baseline(
 
 def quantize(
     model: options.Model,
-    output: options.Output,
+    output: options.OutputUnlessDry = None,
     phase: options.Phase = None,
     method: options.Method = None,
     bit_width: options.BitWidth = None,
+    target_bits: options.TargetBits = None,
+    max_size: options.MaxSize = None,
     num_time_groups: options.NumTimeGroups = None,
     report: options.Report = None,
     html_report: options.HtmlReport = None,
     config: options.Config = None,
-    group_size: options.GroupSize = None,
     encoding: options.Encoding = None,
+    group_size: options.GroupSize = None,
+    super_block: options.SuperBlock = None,
+    scale_bits: options.ScaleBits = None,
+    minimum_bits: options.MinimumBits = None,
     activation_bits: options.ActivationBits = None,
     smoothness_threshold: options.SmoothnessThreshold = None,
     sampling_steps: options.SamplingSteps = None,
@@ -76,11 +84,21 @@ def quantize(
     seed: options.Seed = None,
     threads: options.Threads = None,
     overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
     """Quantize MODEL into OUTPUT and report what was gained and lost."""
-    _run("quantize", locals())
+    flags = locals()
+    if flags.pop("dry_run"):
+        for name in ("output", "report", "html_report", "overwrite"):
+            del flags[name]  # nothing is written
+        flags["components"] = flags.pop("component")
+        show_plan(flags, quiet=flags.pop("quiet"), json=flags.pop("json"))
+        return
+    if output is None:
+        raise UsageError("Missing option '--output'.")
+    _run("quantize", flags)
 
 
 def _run(command: Verb, flags: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import typer
 from thermoq.cli.console import megabytes
 
 if TYPE_CHECKING:
-    from thermoq.report.model import Report
+    from thermoq.report.model import BudgetResult, Report
 
 
 def print_summary(
@@ -27,7 +27,8 @@ def print_summary(
             f"{megabytes(sizes.model_bytes)} from {megabytes(sizes.source_bytes)}: "
             f"{result.compression_ratio:.2f}x on disk "
             f"(nominal {result.nominal_compression_ratio:g}x), "
-            f"{sizes.bits_per_weight_component:.2f} bits per weight, all tensors",
+            f"{sizes.bits_per_weight_quantized:.2f} bits per weight, "
+            f"{sizes.bits_per_weight_component:.2f} with all tensors",
         ),
     ]
     if result.cosine_similarity is not None and result.relative_squared_error is not None:
@@ -38,6 +39,8 @@ def print_summary(
                 f"relative squared error {significant(result.relative_squared_error)}",
             )
         )
+    if result.budget is not None:
+        lines.append(("budget", _budget_text(result.budget)))
     lines += _smoothness_lines(result)
     lines.append(("time", f"{result.provenance.times_s['total_s']:.2f} s"))
     for name, path in (("report", report), ("page", html_report)):
@@ -45,6 +48,13 @@ def print_summary(
             lines.append((name, str(path)))
     for name, text in lines:
         typer.echo(f"{name:<11} {text}")
+
+
+def _budget_text(budget: BudgetResult) -> str:
+    from thermoq.report.wording import budget_text, significant
+
+    error = significant(budget.predicted_relative_squared_error)
+    return f"{budget_text(budget)}; predicted relative squared error {error}"
 
 
 def _smoothness_lines(result: Report) -> list[tuple[str, str]]:

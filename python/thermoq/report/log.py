@@ -10,10 +10,13 @@ from thermoq.report.model import CopiedRow, LayerRow, Report, Thermodynamics
 from thermoq.report.order import full_name, network_order
 from thermoq.report.wording import (
     VALIDATION_KEY,
+    budget_text,
     counted,
     duration,
     fixed,
+    groups,
     outcome,
+    scheme_text,
     shape,
     significant,
     size,
@@ -34,6 +37,7 @@ def render_log(report: Report) -> str:
     sections = (
         ("run", _run(report)),
         ("settings", _settings(report)),
+        ("budget", _budget(report)),
         ("schedule", _schedule(report)),
         ("quantized tensors", _layers(report)),
         ("copied tensors", _copied(report)),
@@ -77,12 +81,31 @@ def _run(report: Report) -> Iterator[str]:
 
 def _settings(report: Report) -> Iterator[str]:
     yield f"method: {report.method}"
-    yield f"bit width: {report.bit_width}"
-    yield f"encoding: {report.encoding}, groups of {report.group_size}"
+    most = " in most of the body" if report.budget else ""
+    yield f"bit width: {report.bit_width}{most}"
+    yield f"encoding: {report.encoding}, {groups(report)}{most}"
     yield f"activation bits: {report.activation_bits}"
     yield f"time groups: {report.num_time_groups}"
     yield f"sampling steps: {report.sampling_steps}"
     yield f"parameter source: {source_text(report.parameter_source)}"
+
+
+def _budget(report: Report) -> Iterator[str]:
+    budget = report.budget
+    if budget is None:
+        return
+    yield budget_text(budget)
+    yield (
+        f"bytes of the safetensors files: predicted {whole(budget.predicted_bytes)}, got "
+        + whole(budget.achieved_bytes)
+    )
+    yield (
+        f"squared error: predicted {significant(budget.predicted_squared_error)} (at least "
+        f"{significant(budget.predicted_lower_bound)} within the budget), "
+        f"got {significant(budget.squared_error)}"
+    )
+    for row in budget.schemes:
+        yield f"{counted(row.num_tensors, 'tensor')} in {scheme_text(row)}"
 
 
 def _schedule(report: Report) -> Iterator[str]:
@@ -104,7 +127,8 @@ def _layers(report: Report) -> Iterator[str]:
         yield (
             f"{index}/{len(report.layers)} {full_name(row)}: {shape(row.shape)} "
             f"{row.source_dtype}, {row.layer_class}, {row.encoding} {row.bit_width} bit "
-            f"in groups of {row.group_size} ({significant(row.bits_per_weight)} bits/weight), "
+            f"by {row.method} in {groups(row)} "
+            f"({significant(row.bits_per_weight)} bits/weight), "
             f"relative squared error {significant(row.relative_squared_error)}, "
             f"largest error {significant(row.max_error)}, cosine {fixed(row.cosine_similarity)}, "
             f"{_stored(row)}"

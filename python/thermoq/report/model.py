@@ -10,7 +10,8 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from thermoq.terms import Encoding, LayerClass, ParameterSource, Severity
+from thermoq.report.plan import SchemeRow
+from thermoq.terms import Encoding, LayerClass, Method, ParameterSource, Severity
 
 REPORT_FORMAT_VERSION: Final = 1
 
@@ -85,8 +86,12 @@ class LayerRow(ReportPart):
     source_dtype: str
     num_weights: int
     bit_width: int
+    method: Method
     encoding: Encoding
     group_size: int
+    super_block: int | None = Field(description="with scale_bits and minimum_bits, of `coded` only")
+    scale_bits: int | None
+    minimum_bits: int | None
     stored_bytes: int = Field(description="bytes on disk; 0 if stored under `same_as`")
     bits_per_weight: float = Field(description="of the encoding, stored once or not")
     relative_squared_error: float = Field(description="||W^ - W||^2 / ||W||^2; 0 for W = W^ = 0")
@@ -149,6 +154,24 @@ class Sizes(ReportPart):
         description="directory_bytes over the weights of all its safetensors files: num_weights "
         "and those that were carried over as they are"
     )
+
+
+class BudgetResult(ReportPart):
+    """A size budget, what was chosen for it, and how well that was foretold."""
+
+    target_bits: float | None = Field(description="over the quantized tensors; or null")
+    max_size_bytes: int | None = Field(description="of the safetensors files; or null")
+    achieved_bits: float = Field(description="sizes.bits_per_weight_quantized")
+    achieved_bytes: int = Field(description="sizes.model_bytes")
+    predicted_bytes: int
+    squared_error: float = Field(description="sum of ||W^ - W||^2 over the quantized tensors")
+    predicted_squared_error: float = Field(description="the same, from some of the rows")
+    predicted_relative_squared_error: float
+    predicted_lower_bound: float = Field(
+        description="what no choice within the budget predicts less than, but for a few bytes of "
+        "headers"
+    )
+    schemes: list[SchemeRow] = Field(description="over all quantized tensors")
 
 
 class Pattern(ReportPart):
@@ -238,10 +261,13 @@ class Report(ReportPart):
     thermoq_version: str
     model_name: str
     phase: Literal["baseline"]
-    method: Literal["minmax"]
-    encoding: Encoding
+    method: Method
+    encoding: Encoding = Field(description="of matrices with `bit_width`, as the next four")
     bit_width: int
     group_size: int
+    super_block: int | None = Field(description="null: by the length of the row, or not coded")
+    scale_bits: int | None = Field(description="null where not coded")
+    minimum_bits: int | None = Field(description="null where not coded")
     activation_bits: int
     num_time_groups: int
     sampling_steps: int
@@ -264,6 +290,7 @@ class Report(ReportPart):
     thermodynamics: Thermodynamics | None = None
     patterns: list[Pattern] | None = None
     assessment: Assessment | None = None
+    budget: BudgetResult | None = Field(description="null without a size budget")
     sizes: Sizes
     layer_classes: list[ClassRow]
     layers: list[LayerRow]

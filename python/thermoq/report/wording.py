@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from thermoq.report.model import Characteristic
+from thermoq.report.model import BudgetResult, Characteristic, LayerRow, Report
+from thermoq.report.plan import SchemeRow
 from thermoq.terms import ParameterSource, Severity
 
 Tone = Literal["good", "bad", "neutral"]
@@ -99,6 +100,38 @@ def duration(seconds: float) -> str:
 def step_name(key: str) -> str:
     """The name of a timed step, whose key ends in its unit, e.g. `plan` for `plan_s`."""
     return key.removesuffix("_s").replace("_", " ")
+
+
+def scheme_text(row: SchemeRow) -> str:
+    """How some matrices are stored, e.g. `coded 2, groups of 16, 4+4 bits`."""
+    text = f"{row.encoding} {row.bit_width}, groups of {row.group_size}"
+    return text + (f", {row.scale_bits}+{row.minimum_bits} bits" if row.scale_bits else "")
+
+
+def budget_text(budget: BudgetResult) -> str:
+    """A size budget and what came of it, e.g. `2.798 of at most 2.8 bits per quantized weight`."""
+    if budget.max_size_bytes is not None:
+        return f"{whole(budget.achieved_bytes)} of at most {whole(budget.max_size_bytes)} bytes"
+    bits, target = significant(budget.achieved_bits, 4), f"{budget.target_bits:g}"
+    return f"{bits} of at most {target} bits per quantized weight"
+
+
+def groups(stored: LayerRow | Report) -> str:
+    """How group parameters are stored, e.g. `groups of 64`, with what `coded` adds to it."""
+    text = f"groups of {stored.group_size}"
+    if stored.encoding != "coded":
+        return text
+    if stored.super_block is not None:
+        text += f", super-blocks of {stored.super_block}"
+    return f"{text}, scales of {stored.scale_bits} bits, minima of {stored.minimum_bits} bits"
+
+
+def short_groups(stored: LayerRow) -> str:
+    """The same for a narrow column, e.g. `64` or `16/384, 4+4 bits`."""
+    if stored.encoding != "coded":
+        return str(stored.group_size)
+    sizes = f"{stored.group_size}/{stored.super_block}"
+    return f"{sizes}, {stored.scale_bits}+{stored.minimum_bits} bits"
 
 
 def outcome(row: Characteristic) -> tuple[str, Tone]:
