@@ -1,0 +1,77 @@
+"""What `thermoq quantize --dry-run` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from thermoq.cli.console import console_and_table, megabytes, shown_progress, warn
+
+if TYPE_CHECKING:
+    from thermoq.report.plan import QuantizationPlan
+
+
+def show_plan(settings: dict[str, Any], *, quiet: bool, json: bool) -> None:
+    """Print the plan of a run; nothing is written."""
+    from thermoq.dry_run import plan_quantization
+
+    with shown_progress(quiet) as progress:
+        plan = plan_quantization(**settings, progress=progress)
+    for warning in plan.warnings:
+        warn(warning)
+    if json:
+        typer.echo(plan.model_dump_json(indent=2))
+    elif not quiet:
+        _print_table(plan)
+        _print_totals(plan)
+
+
+def _print_table(plan: QuantizationPlan) -> None:
+    from thermoq.report.wording import scheme_text, significant
+
+    console, table = console_and_table()
+    table.add_column("class")
+    for heading in ("tensors", "weights"):
+        table.add_column(heading, justify="right")
+    table.add_column("stored as", overflow="fold")
+    for heading in ("bytes", "bits/weight", "error"):
+        table.add_column(heading, justify="right")
+    for row in plan.layer_classes:
+        error = row.relative_squared_error
+        table.add_row(
+            row.layer_class,
+            str(row.num_tensors),
+            f"{row.num_weights:,}",
+            "\n".join(f"{one.num_tensors} in {scheme_text(one)}" for one in row.schemes)
+            or "as they are",
+            f"{row.stored_bytes:,}",
+            f"{row.bits_per_weight:.2f}",
+            significant(error) if error is not None else "-",
+        )
+    typer.echo(f"{plan.model_name} by {plan.method}: the plan; nothing is written")
+    console.print(table)
+
+
+def _print_totals(plan: QuantizationPlan) -> None:
+    from thermoq.report.wording import significant
+
+    limit = f" of at most {megabytes(plan.max_size_bytes)}" if plan.max_size_bytes else ""
+    target = f" of at most {plan.target_bits:g}" if plan.target_bits else ""
+    lines = [
+        (
+            "size",
+            f"{plan.model_bytes:,} bytes{limit}, from {megabytes(plan.source_bytes)}: "
+            f"{plan.compression_ratio:.2f}x",
+        ),
+        (
+            "bits",
+            f"{plan.bits_per_weight_quantized:.3f} per quantized weight{target}, "
+            f"{plan.bits_per_weight_component:.3f} with all tensors",
+        ),
+    ]
+    if plan.relative_squared_error is not None:
+        error = significant(plan.relative_squared_error)
+        lines.append(("error", f"relative squared error {error}, predicted"))
+    for name, text in lines:
+        typer.echo(f"{name:<11} {text}")

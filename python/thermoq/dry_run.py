@@ -1,0 +1,134 @@
+"""The plan of a run, told and not carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from thermoq.build import build_info, version
+from thermoq.checkpoint import Checkpoint, MappedFiles, open_checkpoint
+from thermoq.config import QuantizationConfig, load_config
+from thermoq.forecast import Forecast, forecast
+from thermoq.plan import (
+    TensorPlan,
+    copied_warnings,
+    pattern_warnings,
+    plan_component,
+    weight_files,
+)
+from thermoq.progress import NoProgress, Progress
+from thermoq.provenance import Stopwatch
+from thermoq.report.plan import PlannedClass, PlannedTensor, QuantizationPlan
+from thermoq.summary import bits_per_weight, scheme_rows
+from thermoq.terms import LAYER_CLASSES
+
+
+def plan_quantization(
+    model: Path | str,
+    *,
+    config: QuantizationConfig | Path | str | None = None,
+    progress: Progress | None = None,
+    **settings: object,
+) -> QuantizationPlan:
+    """Tell what `quantize` with the same arguments would write, and write nothing.
+
+    Bytes are exact. Errors are those of about 2^17 weights of each tensor, or of all of a smaller
+    one, so that the plan of a large model takes a fraction of the run's time.
+
+    Raises UsageError and InputError as `quantize` does.
+    """
+    build_info()  # a wrong THERMOQ_SIMD is told before anything else
+    resolved = load_config(Path(config) if isinstance(config, str) else config, settings)
+    checkpoint = open_checkpoint(Path(model), resolved.components)
+    with MappedFiles() as files:
+        plans = [plan_component(part, resolved, files) for part in checkpoint.components]
+        found = forecast(plans, resolved, files, Stopwatch(), progress or NoProgress())
+    return _plan(checkpoint, resolved, found)
+
+
+def _plan(checkpoint: Checkpoint, config: QuantizationConfig, found: Forecast) -> QuantizationPlan:
+    tensors = found.tensors()
+    quantized = [(component, plan) for component, plan in tensors if plan.scheme is not None]
+    error = found.error_of(tensors)
+    source_bytes = sum(
+        path.stat().st_size for part in checkpoint.components for path in weight_files(part)
+    )
+    stored = sum(plan.stored_bytes for _, plan in tensors)
+    quantized_bytes = sum(plan.stored_bytes for _, plan in quantized)
+    num_weights = sum(plan.num_weights for _, plan in tensors)
+    num_quantized = sum(plan.num_weights for _, plan in quantized)
+    return QuantizationPlan(
+        thermoq_version=version(),
+        model_name=checkpoint.name,
+        method=config.resolved_method,
+        target_bits=config.target_bits,
+        max_size_bytes=config.max_size_bytes,
+        source_bytes=source_bytes,
+        model_bytes=found.files.total_bytes,
+        quantized_bytes=quantized_bytes,
+        copied_bytes=stored - quantized_bytes,
+        header_bytes=found.files.header_bytes,
+        num_weights=num_weights,
+        num_quantized_weights=num_quantized,
+        bits_per_weight_quantized=bits_per_weight(quantized_bytes, num_quantized),
+        bits_per_weight_component=bits_per_weight(found.files.total_bytes, num_weights),
+        compression_ratio=source_bytes / found.files.total_bytes,
+        squared_error=error.squared_error if error else 0.0,
+        relative_squared_error=error.relative_squared_error if error else None,
+        layer_classes=_classes(tensors, found),
+        tensors=[_tensor(component, plan, found) for component, plan in tensors],
+        warnings=[
+            *checkpoint.notes,
+            *pattern_warnings(checkpoint, config),
+            *copied_warnings(found.plans),
+        ],
+    )
+
+
+def _classes(tensors: Sequence[tuple[str, TensorPlan]], found: Forecast) -> list[PlannedClass]:
+    rows = []
+    for name in (*LAYER_CLASSES, "copied"):
+        members = [pair for pair in tensors if (pair[1].layer.layer_class or "copied") == name]
+        if not members:
+            continue
+        plans = [plan for _, plan in members]
+        num_weights = sum(plan.num_weights for plan in plans)
+        stored = sum(plan.stored_bytes for plan in plans)
+        error = found.error_of(members)
+        rows.append(
+            PlannedClass(
+                layer_class=name,
+                num_tensors=len(plans),
+                num_weights=num_weights,
+                schemes=scheme_rows(plans),
+                source_bytes=sum(plan.tensor.nbytes for plan in plans),
+                stored_bytes=stored,
+                bits_per_weight=bits_per_weight(stored, num_weights),
+                relative_squared_error=error.relative_squared_error if error else None,
+            )
+        )
+    return rows
+
+
+def _tensor(component: str, plan: TensorPlan, found: Forecast) -> PlannedTensor:
+    scheme, error = plan.scheme, found.error_of([(component, plan)])
+    return PlannedTensor(
+        name=plan.tensor.name,
+        component=component,
+        layer_class=plan.layer.layer_class,
+        reason=plan.layer.reason,
+        shape=list(plan.tensor.shape),
+        source_dtype=plan.tensor.dtype,
+        num_weights=plan.num_weights,
+        encoding=scheme.encoding if scheme else None,
+        bit_width=scheme.bit_width if scheme else None,
+        group_size=scheme.group_size if scheme else None,
+        super_block=scheme.super_block or None if scheme else None,
+        scale_bits=scheme.scale_bits or None if scheme else None,
+        minimum_bits=scheme.minimum_bits or None if scheme else None,
+        source_bytes=plan.tensor.nbytes,
+        stored_bytes=plan.stored_bytes,
+        squared_error=error.squared_error if error else None,
+        relative_squared_error=error.relative_squared_error if error else None,
+        same_as=plan.same_as,
+    )

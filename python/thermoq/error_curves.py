@@ -1,0 +1,124 @@
+"""Measures what each candidate scheme of a tensor costs in error, on some of the tensor's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermoq.budget import Candidate, ErrorCurve
+from thermoq.checkpoint import MappedFiles
+from thermoq.checkpoint.untrusted import naming
+from thermoq.config import QuantizationConfig
+from thermoq.encodings import AFFINE_GROUP_SIZE
+from thermoq.plan import ComponentPlan, TensorPlan
+from thermoq.progress import Progress
+from thermoq.provenance import Stopwatch
+from thermoq.weights import Matrix, Scheme, WeightError, as_matrix, quantize
+
+SAMPLED_WEIGHTS = 2**17
+"""About how many weights of a tensor are measured; smaller tensors are measured whole."""
+
+_FAST = Scheme("affine", 2, AFFINE_GROUP_SIZE)  # at the speed of the memory, by minmax
+_FEWEST_ROWS = 8  # of a tensor with rows longer than that allows
+
+TensorKey = tuple[str, str]
+"""A component's and a tensor's name."""
+
+
+@dataclass(frozen=True)
+class MeasuredTensor:
+    """The error curve of a stored tensor, its candidates in the plan's order, and its ||W||^2.
+
+    Errors are those of the measured rows, scaled to the energy of all rows. The curve's weight is
+    the number of tensors with these bytes.
+    """
+
+    curve: ErrorCurve
+    source_energy: float
+
+
+def measure(
+    plans: Sequence[ComponentPlan],
+    config: QuantizationConfig,
+    files: MappedFiles,
+    stopwatch: Stopwatch,
+    progress: Progress,
+) -> dict[TensorKey, MeasuredTensor]:
+    """Quantize some rows of each tensor by each of its candidates, one tensor at a time.
+
+    Tensors that are copied, or stored under another, are left out. The same rows are taken whatever
+    the machine: evenly spaced ones. A fast pass over all rows gives their energy, which rows may
+    differ much in, and finds what cannot be quantized. Mapped pages are given back after each
+    tensor.
+
+    Raises InputError, naming file and tensor, for weights that cannot be quantized.
+    """
+    uses = _uses(plans)
+    work = [(part.component.name, plan) for part in plans for plan in part.tensors]
+    progress.start("measure", len(work), sum(plan.tensor.nbytes for _, plan in work))
+    measured: dict[TensorKey, MeasuredTensor] = {}
+    for component, plan in work:
+        key = (component, plan.tensor.name)
+        if plan.scheme is not None and plan.same_as is None:
+            with stopwatch.measure("error_curves_s"), naming(plan.tensor.path, plan.tensor.name):
+                measured[key] = _measured(plan, uses[key], config, files)
+            files.release(plan.tensor)
+        progress.advance(plan.tensor.name, plan.tensor.nbytes)
+    return measured
+
+
+def _uses(plans: Sequence[ComponentPlan]) -> Mapping[TensorKey, int]:
+    """Return how many tensors have the bytes of each stored one."""
+    uses: dict[TensorKey, int] = {}
+    for part in plans:
+        for plan in part.tensors:
+            key = (part.component.name, plan.same_as or plan.tensor.name)
+            uses[key] = uses.get(key, 0) + 1
+    return uses
+
+
+def _measured(
+    plan: TensorPlan, uses: int, config: QuantizationConfig, files: MappedFiles
+) -> MeasuredTensor:
+    tensor = plan.tensor
+    stored = files.bytes(tensor), tensor.dtype, tensor.shape, plan.layer.row_dimension
+    sample = sampled_rows(*stored)
+
+    def errors(matrix: Matrix) -> list[WeightError]:
+        method, threads = config.resolved_method, config.threads
+        return [quantize(matrix, one, method=method, threads=threads)[1] for one in plan.candidates]
+
+    found = errors(sample)
+    energy, factor = found[0].source_energy, 1.0
+    if sample.rows < tensor.shape[plan.layer.row_dimension]:
+        whole = as_matrix(*stored)
+        fast = quantize(whole, _FAST, method="minmax", threads=config.threads)[1]
+        if energy > 0.0:
+            factor = fast.source_energy / energy
+        elif fast.source_energy > 0.0:
+            found = errors(whole)  # nothing lies in the rows that were taken
+        energy = fast.source_energy
+    candidates = tuple(
+        Candidate(scheme, replace(plan, scheme=scheme).encoded_bytes, error.squared_error * factor)
+        for scheme, error in zip(plan.candidates, found, strict=True)
+    )
+    return MeasuredTensor(ErrorCurve(candidates, float(uses)), energy)
+
+
+def sampled_rows(
+    data: NDArray[np.uint8], dtype: str, shape: tuple[int, ...], row_dimension: int
+) -> Matrix:
+    """Return evenly spaced output rows of a weight as a matrix."""
+    rows = shape[row_dimension]
+    cols = int(np.prod(shape, dtype=np.int64)) // max(1, rows)
+    taken = min(rows, max(_FEWEST_ROWS, SAMPLED_WEIGHTS // max(1, cols)))
+    if taken == rows:
+        return as_matrix(data, dtype, shape, row_dimension)
+    places = (2 * np.arange(taken, dtype=np.int64) + 1) * rows // (2 * taken)
+    elements = data.reshape(*shape, -1)
+    sample = np.ascontiguousarray(np.take(elements, places, axis=row_dimension))
+    sampled_shape = (*shape[:row_dimension], taken, *shape[row_dimension + 1 :])
+    return as_matrix(sample.reshape(-1), dtype, sampled_shape, row_dimension)

@@ -1,0 +1,144 @@
+"""`thermoq quantize` with a size budget, and its dry run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import thermoq
+from command_line import run, succeed, tree
+from models import dit
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a pipeline of many blocks named `model`."""
+    dit(tmp_path / "model", "BF16", blocks=8)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(there: Path) -> None:
+    before = tree(there)
+    finished = succeed("quantize", "--model", "model", "--max-size", "250KB", "--dry-run")
+    assert tree(there) == before
+    assert finished.stderr == ""
+    lines = finished.stdout.splitlines()
+    assert lines[0] == "model by lsq: the plan; nothing is written"
+    assert lines[1].split()[:2] == ["class", "tensors"]
+    first_words = [line.split()[0] for line in lines[2:]]
+    assert [word for word in first_words if not word[0].isdigit()] == [
+        *("body", "modulation", "sensitive", "table", "copied"),
+        *("size", "bits", "error"),
+    ]
+    told = thermoq.plan_quantization("model", max_size="250KB")
+    assert f"{told.model_bytes:,} bytes of at most 0.25 MB" in finished.stdout
+    (body,) = (row for row in told.layer_classes if row.layer_class == "body")
+    assert f"{body.stored_bytes:,}" in finished.stdout
+    assert len(body.schemes) > 1
+    for row in body.schemes:
+        assert f"{row.num_tensors} in {row.encoding} {row.bit_width}, groups of" in finished.stdout
+    succeed("quantize", "--model", "model", "--max-size", "250KB", "--output", "out")
+    written = sum(path.stat().st_size for path in Path("out/transformer").glob("*.safetensors"))
+    assert written == told.model_bytes
+
+
+def test_a_dry_run_as_json(there: Path) -> None:
+    arguments = ["quantize", "--model", "model", "--target-bits", 5, "--dry-run", "--json"]
+    printed = json.loads(succeed(*arguments).stdout)
+    assert printed == json.loads(
+        thermoq.plan_quantization("model", target_bits=5.0).model_dump_json()
+    )
+    assert printed["target_bits"] == 5.0
+    assert {"name", "encoding", "stored_bytes", "relative_squared_error"} <= printed["tensors"][
+        0
+    ].keys()
+
+
+def test_a_dry_run_without_a_budget(there: Path) -> None:
+    finished = succeed("quantize", "--model", "model", "--bit-width", 4, "--dry-run")
+    assert "in coded 4, groups of 32, 6+6 bits" in finished.stdout
+    assert "at most" not in finished.stdout
+
+
+def test_a_complete_command_line_may_be_run_dry(there: Path) -> None:
+    Path("out").mkdir()
+    (Path("out") / "mine").write_text("")
+    before = tree(there)
+    reports = ["--report", "r.json", "--html-report", "r.html"]
+    succeed("quantize", "--model", "model", "--output", "out", *reports, "--dry-run")
+    assert tree(there) == before
+
+
+def test_a_quiet_dry_run(there: Path) -> None:
+    finished = succeed("quantize", "--model", "model", "--dry-run", "--quiet")
+    assert (finished.stdout, finished.stderr) == ("", "")
+
+
+def test_the_warnings_of_a_dry_run(there: Path) -> None:
+    Path("c.yaml").write_text("quantization:\n  layers: [{match: 'x.*', skip: true}]\n")
+    finished = succeed("quantize", "--model", "model", "--config", "c.yaml", "--dry-run")
+    assert finished.stderr == "warning: layers: pattern 'x.*' matches no tensor\n"
+
+
+def test_without_output_and_not_dry(there: Path) -> None:
+    finished = run("quantize", "--model", "model")
+    assert finished.exit_code == 2
+    assert finished.problem() == "error: Missing option '--output'."
+
+
+def test_what_a_run_with_a_budget_prints(there: Path) -> None:
+    flags = ["--target-bits", "4.5", "--report", "r.json"]
+    finished = succeed("quantize", "--model", "model", "--output", "out", *flags)
+    printed = dict(line.split(maxsplit=1) for line in finished.stdout.splitlines())
+    expected = "of at most 4.5 bits per quantized weight; predicted relative squared error 0."
+    assert expected in printed["budget"]
+    following = shlex.split(printed["next"])
+    assert "--bit-width" not in following
+    if following[1] == "quantize":
+        assert following[following.index("--target-bits") + 1] == "4.5"
+        assert run(*following[1:]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--target-bits", "1"], "target_bits: expected at least "),
+        (["--max-size", "2KB"], "max_size: expected at least "),
+        (["--max-size", "3 parsecs"], "--max-size: expected a size of at least one byte such as"),
+        (["--target-bits", "few"], "Invalid value for '--target-bits': expected a number"),
+        (["--target-bits", "3", "--max-size", "1GB"], "--max-size: expected null beside target_"),
+        (["--target-bits", "3", "--bit-width", "2"], "--bit-width: expected none beside a size b"),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_budgets_that_cannot_be(there: Path, flags: list[str], problem: str, dry: bool) -> None:
+    more = ["--dry-run"] if dry else ["--output", "out"]
+    finished = run("quantize", "--model", "model", *flags, *more)
+    assert finished.exit_code == 2
+    assert finished.problem().startswith(f"error: {problem}")
+    assert [path.name for path in there.iterdir()] == ["model"]
+
+
+def test_two_sizes_in_one_file(there: Path) -> None:
+    Path("c.yaml").write_text("quantization:\n  target_bits: 3\n  bit_width: 2\n")
+    finished = run("quantize", "--model", "model", "--config", "c.yaml", "--dry-run")
+    assert finished.problem() == (
+        "error: c.yaml, line 3: bit_width: expected none beside a size budget, which chooses it, "
+        "got 2"
+    )
+
+
+def test_baseline_has_no_budget(there: Path) -> None:
+    Path("c.yaml").write_text("quantization: {target_bits: 3}\n")
+    finished = run("baseline", "--model", "model", "--output", "out", "--config", "c.yaml")
+    assert finished.exit_code == 2
+    assert finished.problem().startswith("error: baseline: expected no target_bits and max_size")
+
+
+def test_inspect_says_that_it_leaves_the_budget_out(there: Path) -> None:
+    Path("c.yaml").write_text("quantization: {target_bits: 3}\n")
+    finished = succeed("inspect", "model", "--config", "c.yaml")
+    assert "`thermoq quantize --dry-run` shows its plan" in finished.stderr
