@@ -1,9 +1,9 @@
-"""`export`: a dense checkpoint with the original names, for tools that know nothing of thermoq."""
+"""`export`: a dense checkpoint or a GGUF file, for tools that know nothing of thermoq."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,40 +17,132 @@ from thermoq.checkpoint.quantized import QuantizedComponent, open_quantized
 from thermoq.checkpoint.reader import MappedFiles
 from thermoq.checkpoint.untrusted import bad_tensor
 from thermoq.checkpoint.writer import CheckpointWriter, StoredPart
-from thermoq.config import load_config
+from thermoq.config import QuantizationConfig, load_config
 from thermoq.errors import UsageError
 from thermoq.progress import NoProgress, Progress
 from thermoq.verification import verify_tensor
 from thermoq.weights import FLOAT_TYPES
 
+if TYPE_CHECKING:
+    from thermoq.gguf.result import GgufExport
+
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+@overload
+def export(
+    directory: Path | str,
+    target: Path | str,
+    *,
+    format: Literal["safetensors"] = ...,
+    dtype: str | None = ...,
+    overwrite: bool = ...,
+    max_shard_size: str | int | None = ...,
+    threads: int | None = ...,
+    progress: Progress | None = ...,
+) -> Path: ...
+
+
+@overload
+def export(
+    directory: Path | str,
+    target: Path | str,
+    *,
+    format: Literal["gguf"],
+    names: str | None = ...,
+    fallback: str | None = ...,
+    component: str | None = ...,
+    overwrite: bool = ...,
+    threads: int | None = ...,
+    progress: Progress | None = ...,
+) -> GgufExport: ...
+
+
+@overload
+def export(
+    directory: Path | str,
+    target: Path | str,
+    *,
+    format: str,
+    dtype: str | None = ...,
+    names: str | None = ...,
+    fallback: str | None = ...,
+    component: str | None = ...,
+    overwrite: bool = ...,
+    max_shard_size: str | int | None = ...,
+    threads: int | None = ...,
+    progress: Progress | None = ...,
+) -> Path | GgufExport: ...
 
 
 def export(
     directory: Path | str,
     target: Path | str,
     *,
+    format: str = "safetensors",
     dtype: str | None = None,
+    names: str | None = None,
+    fallback: str | None = None,
+    component: str | None = None,
     overwrite: bool = False,
     max_shard_size: str | int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> Path:
-    """Decode the quantized checkpoint `directory` into the new directory `target`.
+) -> Path | GgufExport:
+    """Decode the quantized checkpoint `directory` for other tools.
 
-    Floating-point tensors take `dtype` ("float32", "float16", "bfloat16"; None: each its original
-    one), rounded half to even from the f32 value; integers, booleans, f64 and f8 stay as they are.
-    Returns `target`.
+    `format` "safetensors": into the new directory `target`, which is returned. Floating-point
+    tensors take `dtype` ("float32", "float16", "bfloat16"; None: each its original one), rounded
+    half to even from the f32 value; integers, booleans, f64 and f8 stay as they are.
 
-    Raises UsageError for a wrong argument, InputError for a file that `verify` would refuse, or
-    where a finite weight would become infinite in `dtype`; nothing is written then.
+    `format` "gguf": one component (`component`; None: the only one that is quantized) into the new
+    file `target`, codes as they are wherever a ggml type holds them; needs the gguf package.
+    `names` is "checkpoint" (None), "full" or "original", `fallback` None, "q8_0" or "q4_0"
+    (docs/gguf.md). Returns what became of each tensor.
+
+    Raises UsageError for a wrong argument, InputError for a file that `verify` would refuse, where
+    a finite weight would become infinite in `dtype`, or for a tensor that GGUF cannot hold; nothing
+    is written then.
     """
+    progress = progress or NoProgress()
+    if format == "gguf":
+        from thermoq.gguf.command import export_gguf
+
+        _refuse("gguf", {"--dtype": dtype, "--max-shard-size": max_shard_size})
+        return export_gguf(
+            Path(directory),
+            Path(target),
+            names=names,
+            fallback=fallback,
+            component=component,
+            overwrite=overwrite,
+            threads=threads,
+            progress=progress,
+        )
+    if format != "safetensors":
+        raise UsageError(f"--format: expected safetensors or gguf, got {format}")
+    _refuse("safetensors", {"--names": names, "--fallback": fallback, "--component": component})
+    settings = load_config(None, {"max_shard_size": max_shard_size, "threads": threads})
+    return _export_dense(Path(directory), Path(target), dtype, overwrite, settings, progress)
+
+
+def _refuse(format: str, flags: dict[str, object]) -> None:
+    for flag, value in flags.items():
+        if value is not None:
+            raise UsageError(f"{flag}: expected none with --format {format}, got {value}")
+
+
+def _export_dense(
+    source: Path,
+    destination: Path,
+    dtype: str | None,
+    overwrite: bool,
+    settings: QuantizationConfig,
+    progress: Progress,
+) -> Path:
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype: expected {', '.join(DTYPES)}, got {dtype}")
     build_info()
-    settings = load_config(None, {"max_shard_size": max_shard_size, "threads": threads})
-    progress = progress or NoProgress()
-    source, destination = Path(directory), Path(target)
     checkpoint, components = open_quantized(source)
     check_target(destination, overwrite=overwrite, inputs=(source,))
     progress.start(

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from thermoq.cli import options
-from thermoq.cli.console import shown_progress, warn_of_leftovers
+from thermoq.cli.console import megabytes, print_json, shown_progress, warn_of_leftovers
+
+if TYPE_CHECKING:
+    from thermoq.gguf.result import GgufExport
 
 
 def export(
     directory: Annotated[Path, typer.Argument(help="A checkpoint that thermoq wrote.")],
-    target: Annotated[Path, typer.Argument(help="The dense checkpoint to write.")],
+    target: Annotated[Path, typer.Argument(help="The dense checkpoint or GGUF file to write.")],
+    format: Annotated[
+        str, typer.Option(help="safetensors (a dense checkpoint) or gguf (one file).")
+    ] = "safetensors",
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -22,23 +28,84 @@ def export(
         ),
     ] = None,
     max_shard_size: options.MaxShardSize = None,
+    component: Annotated[
+        str | None,
+        typer.Option(
+            help="gguf: the component to write.", show_default="the only one that is quantized"
+        ),
+    ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            help="gguf: checkpoint (at most 63 bytes), full, or original (as first published).",
+            show_default="checkpoint",
+        ),
+    ] = None,
+    fallback: Annotated[
+        str | None,
+        typer.Option(
+            help="gguf: round what no exact type holds to q8_0 or q4_0.",
+            show_default="f16 or f32 without loss",
+        ),
+    ] = None,
     threads: options.Threads = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="gguf: print what became of each tensor as JSON.")
+    ] = False,
 ) -> None:
-    """Decode a quantized checkpoint into a dense one that any tool loads."""
+    """Decode a quantized checkpoint for other tools: a dense one, or one component as GGUF."""
     from thermoq.exporting import export as run
 
     warn_of_leftovers(target)
     with shown_progress(quiet) as progress:
-        run(
+        written = run(
             directory,
             target,
+            format=format,
             dtype=dtype,
+            names=names,
+            fallback=fallback,
+            component=component,
             overwrite=overwrite,
             max_shard_size=max_shard_size,
             threads=threads,
             progress=progress,
         )
-    if not quiet:
-        typer.echo(f"{target}: written")
+    if isinstance(written, Path):
+        if not quiet:
+            typer.echo(f"{target}: written")
+    elif json:
+        print_json(written)
+    elif not quiet:
+        _print_tensors(written)
+
+
+def _print_tensors(written: GgufExport) -> None:
+    """Print a line a type, and one for every tensor that is not exactly what it was."""
+    from thermoq.report.wording import counted, significant
+
+    inexact = written.inexact
+    state = f"{len(inexact)} not exact" if inexact else "all exact"
+    typer.echo(
+        f"{written.path}: {counted(len(written.tensors), 'tensor')}, {state}, "
+        f"{megabytes(written.nbytes)} (architecture {written.architecture})"
+    )
+    for total in written.type_totals():
+        bits = 8 * total.nbytes / total.num_weights if total.num_weights else 0.0
+        typer.echo(
+            f"{total.type:<11} {counted(total.num_tensors, 'tensor')}, "
+            f"{megabytes(total.nbytes)}, {bits:.4g} bits per weight"
+        )
+    if written.shortened:
+        typer.echo(
+            f"{counted(len(written.shortened), 'name')} shortened to 63 bytes; "
+            "--names full keeps them, as diffusers and ComfyUI want them"
+        )
+    for tensor in inexact:
+        became = "dropped"
+        if tensor.outcome == "rounded":
+            error = significant(tensor.relative_squared_error)
+            became = f"{tensor.type}, relative squared error {error}"
+        typer.echo(f"{tensor.name}: {tensor.stored} -> {became} ({tensor.note})")

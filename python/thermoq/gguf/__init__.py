@@ -1,0 +1,1 @@
+"""GGUF files of quantized checkpoints, without a second rounding (docs/gguf.md)."""

@@ -1,0 +1,93 @@
+"""`thermoq export --format gguf`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import run, small_pipeline, succeed
+from gguf_files import long_names
+
+pytest.importorskip("gguf")
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a quantized pipeline named `out`."""
+    monkeypatch.chdir(tmp_path)
+    small_pipeline(tmp_path / "model")
+    succeed("quantize", "--model", "model", "--output", "out", "--quiet")
+    return tmp_path
+
+
+def test_what_it_prints(there: Path) -> None:
+    lines = succeed("export", "out", "m.gguf", "--format", "gguf").stdout.splitlines()
+    assert lines[0].startswith("m.gguf: ")
+    assert "tensors, all exact, " in lines[0]
+    assert all(" bits per weight" in line for line in lines[1:])
+    assert (there / "m.gguf").read_bytes()[:4] == b"GGUF"
+
+
+def test_what_was_rounded_is_named(there: Path) -> None:
+    finished = succeed("export", "out", "m.gguf", "--format", "gguf", "--fallback", "q4_0")
+    first, *lines = finished.stdout.splitlines()
+    named = [line for line in lines if " -> " in line]
+    assert f", {len(named)} not exact, " in first
+    assert named
+    assert all("relative squared error" in line for line in named)
+
+
+def test_json(there: Path) -> None:
+    flags = ["--format", "gguf", "--component", "transformer", "--names", "full"]
+    written = json.loads(succeed("export", "out", "m.gguf", *flags, "--json").stdout)
+    assert written["component"] == "transformer"
+    assert written["nbytes"] == (there / "m.gguf").stat().st_size
+    assert {tensor["outcome"] for tensor in written["tensors"]} == {"exact"}
+
+
+def test_quiet(there: Path) -> None:
+    finished = succeed("export", "out", "m.gguf", "--format", "gguf", "--quiet", "--threads", 2)
+    assert (finished.stdout, finished.stderr) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "text"),
+    [
+        (["m.bin", "--format", "gguf"], 2, "m.bin: expected a file name that ends in .gguf"),
+        (["m.gguf", "--format", "pt"], 2, "--format: expected safetensors or gguf, got pt"),
+        (["m.gguf", "--format", "gguf", "--fallback", "q2_k"], 2, "--fallback: expected q8_0"),
+        (
+            ["m.gguf", "--format", "gguf", "--dtype", "float16"],
+            2,
+            "with --format gguf, got float16",
+        ),
+        (["dense", "--fallback", "q8_0"], 2, "--fallback: expected none with --format safetensors"),
+        (["there.gguf", "--format", "gguf"], 1, "already exists; --overwrite replaces it"),
+        (["none/m.gguf", "--format", "gguf"], 1, "expected an existing directory"),
+    ],
+)
+def test_bad_usage(there: Path, arguments: list[str], exit_code: int, text: str) -> None:
+    (there / "there.gguf").write_text("before")
+    before = {path.name for path in there.iterdir()}
+    finished = run("export", "out", *arguments)
+    assert finished.exit_code == exit_code
+    assert text in finished.problem()
+    assert {path.name for path in there.iterdir()} == before
+    assert (there / "there.gguf").read_text() == "before"
+
+
+def test_overwrite(there: Path) -> None:
+    (there / "m.gguf").write_text("before")
+    succeed("export", "out", "m.gguf", "--format", "gguf", "--overwrite")
+    assert (there / "m.gguf").read_bytes()[:4] == b"GGUF"
+
+
+def test_shortened_names_are_counted(there: Path) -> None:
+    long_names(there / "long")
+    first, *lines = succeed("export", "long/out", "m.gguf", "--format", "gguf").stdout.splitlines()
+    assert "all exact" in first
+    assert any(line.startswith("2 names shortened to 63 bytes; --names full") for line in lines)
+    flags = ["--names", "full", "--overwrite"]
+    finished = succeed("export", "long/out", "m.gguf", "--format", "gguf", *flags)
+    assert "shortened" not in finished.stdout
