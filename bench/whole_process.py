@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How fast and how large is `thermoq baseline` as a whole, on 1 G parameters in 4 shards?
+"""How fast and how large are `thermoq baseline` and `quantize`, on 1 G parameters in 4 shards?
 
 Times come from outside the process and from its report. This file imports nothing heavy: a child's
 peak memory can not be told apart from its parent's size at the moment of the fork.
@@ -33,6 +33,8 @@ from measuring import (
 )
 
 RUNS = 5
+QUANTIZE_RUNS = 3
+TWO_BITS = ("--bit-width", "2")
 POWER_ITERATIONS = 4  # what the prior takes
 _READ_AT_ONCE = 1 << 24
 
@@ -59,8 +61,13 @@ def measure(options: Options) -> list[Result]:
     note("whole process: thermoq baseline")
     runs, bare = [], []
     for _ in range(RUNS):
-        runs.append(run(model, output))
-        bare.append(run(model, output, "--no-validation"))
+        runs.append(run(model, output, "baseline", *TWO_BITS))
+        bare.append(run(model, output, "baseline", *TWO_BITS, "--no-validation"))
+    note("whole process: thermoq quantize")
+    fitted, budgeted = [], []
+    for _ in range(QUANTIZE_RUNS):
+        fitted.append(run(model, output, "quantize", *TWO_BITS))
+        budgeted.append(run(model, output, "quantize", "--target-bits", "3.5"))
     shutil.rmtree(output)
     limit_mb = (2 * max(tensors) + 250e6) / 1e6
     elapsed_s = median(one.elapsed_s for one in runs)
@@ -107,6 +114,31 @@ def measure(options: Options) -> list[Result]:
             "M weights/s",
             detail="without the power iteration too",
         ),
+        *least_squares(fitted, weights, limit_mb, "thermoq quantize, lsq coded INT2", 70),
+        *least_squares(budgeted, weights, limit_mb, "thermoq quantize --target-bits 3.5", None),
+    ]
+
+
+def least_squares(
+    runs: list[Run], weights: float, limit_mb: float, what: str, target: float | None
+) -> list[Result]:
+    """Speed and memory of runs of `quantize`."""
+    fit_s = median(one.times_s["quantize_s"] for one in runs)
+    return [
+        summarize(
+            f"{what}, {weights / 1e6:,.0f} M weights",
+            [weights / one.elapsed_s / 1e6 for one in runs],
+            "M weights/s",
+            target=target,
+            detail=f"{fit_s:.2f} s of {median(one.elapsed_s for one in runs):.2f} in the core",
+        ),
+        summarize(
+            f"{what}, peak resident memory",
+            [one.peak_bytes / 1e6 for one in runs],
+            "MB",
+            target=limit_mb,
+            at_least=False,
+        ),
     ]
 
 
@@ -115,12 +147,12 @@ def total(one: Run) -> float:
     return one.times_s["total_s"]
 
 
-def run(model: Path, output: Path, *flags: str) -> Run:
+def run(model: Path, output: Path, verb: str, *flags: str) -> Run:
     """Quantize `model` in a process of its own."""
     report = output.with_suffix(".json")
     shutil.rmtree(output, ignore_errors=True)
-    command = [THERMOQ, "baseline", "--model", str(model), "--output", str(output), "--quiet"]
-    command += ["--bit-width", "2", "--num-time-groups", "4", "--threads", str(THREADS)]
+    command = [THERMOQ, verb, "--model", str(model), "--output", str(output), "--quiet"]
+    command += ["--num-time-groups", "4", "--threads", str(THREADS)]
     command += ["--report", str(report), "--html-report", str(report.with_suffix(".html")), *flags]
     start = time.perf_counter()
     child = subprocess.Popen(command)
