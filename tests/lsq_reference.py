@@ -163,8 +163,9 @@ def lsq_q8(matrix: Floats, importances: Floats | None = None) -> tuple[Codes, Ha
 
 
 def _q8_codes(group: Group, scale: Floats) -> Floats:
-    steps = group.x * inverse_of(scale)[:, None]
-    return np.rint(np.clip(steps, F32(-127), F32(127)))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        steps = group.x * inverse_of(scale)[:, None]
+    return np.rint(np.fmin(np.fmax(steps, F32(-127)), F32(127)))  # NaN becomes -127
 
 
 def _best_q8_scale(group: Group) -> Halves:
@@ -179,11 +180,9 @@ def _best_q8_scale(group: Group) -> Halves:
     largest = np.abs(group.x).max(1)
     best = half_up(largest / F32(127))
     least = error(best)
-    for candidate in range(17):
-        if candidate < 16:
-            scale = (largest / F32(127 + 0.5 * candidate)).astype(np.float16)
-        else:
-            scale = _q8_refit(group, best.astype(F32)).astype(np.float16)
+    for candidate in range(16):
+        started = largest / F32(127.5 - 0.5 * candidate)
+        scale = _q8_refit(group, started).astype(np.float16)
         its_error = error(scale)
         better = its_error < least
         least, best = np.where(better, its_error, least), np.where(better, scale, best)
@@ -273,9 +272,10 @@ class SuperBlock:
         determinant = uu * vv - uv * uv
         regular = uu * vv * SINGULAR < determinant
         with np.errstate(divide="ignore", invalid="ignore"):
-            alone = np.where(uu > 0, ux / uu, self.scale)
-            scale = np.where(regular, (ux * vv - vx * uv) / determinant, alone)
-            minimum = np.where(regular, (ux * uv - vx * uu) / determinant, F32(0))
+            lone_scale = np.where(vv < uu * SINGULAR, ux / uu, self.scale)
+            lone_minimum = np.where(uu < vv * SINGULAR, -vx / vv, self.minimum)
+            scale = np.where(regular, (ux * vv - vx * uv) / determinant, lone_scale)
+            minimum = np.where(regular, (ux * uv - vx * uu) / determinant, lone_minimum)
         rounded = np.minimum(scale, MAX_HALF).astype(np.float16).astype(F32)
         self.scale = np.where(rounded > 0, rounded, self.scale)
         limited = np.clip(minimum, -MAX_HALF, MAX_HALF)

@@ -80,11 +80,13 @@ def test_groups_that_do_not_fill_the_super_block_are_left_out() -> None:
     assert {s.group_size for s in found if s.bit_width == 4} == {8, 16, 32}
 
 
-def test_affine_is_there_only_where_it_is_smaller() -> None:
+def test_affine_is_there_by_default_and_where_it_is_smaller() -> None:
     short = candidates_for("body", 40, LSQ)
     for scheme in short:
-        if scheme.encoding == "affine":
+        if scheme.encoding == "affine" and scheme.group_size != 64:
             of_it = [s for s in short if s.bit_width == scheme.bit_width]
             assert bits(scheme, 40) < min(bits(s, 40) for s in of_it if s.encoding == "coded")
-    assert ("affine", 2, 64, 0, 0, 0) in kinds("body", 40, LSQ)
-    assert ("affine", 2, 64, 0, 0, 0) not in kinds("body", 4096, LSQ)
+    assert ("affine", 2, 128, 0, 0, 0) in kinds("body", 40, LSQ)
+    assert ("affine", 2, 128, 0, 0, 0) not in kinds("body", 4096, LSQ)
+    for cols, bit_width in ((40, 2), (4096, 2), (4096, 4)):
+        assert ("affine", bit_width, 64, 0, 0, 0) in kinds("body", cols, LSQ)

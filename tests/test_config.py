@@ -279,6 +279,8 @@ BAD_VALUES = [
     (["super_block: 264"], 2,
      "super_block: expected a multiple of 16 (the group size at 2 bits) up to 4096, or null, "
      "got 264"),
+    (["super_block: 65552", "group_size: 4096"], 2,
+     "super_block: expected a multiple of group_size, or null, got 65552"),
     # A run at 2 bits has modulation layers at 4.
     (["super_block: 48"], 2,
      "super_block: expected a multiple of 32 (the group size at 4 bits) up to 8192, or null, "

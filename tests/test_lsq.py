@@ -31,7 +31,7 @@ SCHEMES = [
     Q8,
 ]
 COLS = (1, 7, 8, 9, 31, 33, 64, 100, 257)
-KINDS = ("normal", "heavy", "sparse", "constant", "tiny", "far", "outlier", "limits")
+KINDS = ("normal", "heavy", "sparse", "constant", "steps", "tiny", "far", "outlier", "limits")
 
 
 def values_of(kind: str, rows: int, cols: int, seed: int = 0) -> Floats:
@@ -42,6 +42,7 @@ def values_of(kind: str, rows: int, cols: int, seed: int = 0) -> Floats:
         "heavy": lambda: random.standard_t(2, (rows, cols)),
         "sparse": lambda: x * (random.random((rows, cols)) < 0.2),
         "constant": lambda: np.full_like(x, -0.3),
+        "steps": lambda: np.repeat(x, 24, axis=1)[:, :cols],  # groups of equal weights
         "tiny": lambda: x * 1e-40,
         "far": lambda: 100 + x,
         "outlier": lambda: np.where(random.random((rows, cols)) < 0.02, 6e4, 1e-4 * x),
@@ -242,6 +243,19 @@ def test_wrong_importances(importances: NDArray[np.floating], message: str) -> N
     matrix = matrix_of(values_of("normal", 2, 100))
     with pytest.raises(InputError, match=message):
         quantize(matrix, Q8, method="lsq", importances=importances.astype(F32))
+
+
+@pytest.mark.parametrize("values", [np.full(100, 1e300), np.full(100, 1e39, np.longdouble)])
+def test_importances_beyond_single_precision(values: NDArray[np.floating]) -> None:
+    matrix = matrix_of(values_of("normal", 2, 100))
+    with pytest.raises(InputError, match="finite numbers of at least 0, got inf for column 0"):
+        quantize(matrix, Q8, method="lsq", importances=values)  # type: ignore[arg-type]
+
+
+def test_importances_are_for_lsq_alone() -> None:
+    matrix = matrix_of(values_of("normal", 2, 100))
+    with pytest.raises(ValueError, match="expected lsq with importances, got minmax"):
+        quantize(matrix, Q8, importances=np.ones(100, F32))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)

@@ -143,7 +143,7 @@ void check(const AffineScheme& scheme) {
 }
 
 void check(const CodedScheme& scheme) {
-  check(AffineScheme{scheme.bit_width, scheme.group_size});
+  check_scheme(AffineScheme{scheme.bit_width, scheme.group_size});
   check_parameter_bits(scheme.scale_bits, "scale_bits");
   check_parameter_bits(scheme.minimum_bits, "minimum_bits");
   const std::size_t groups = scheme.super_block / scheme.group_size;

@@ -59,8 +59,9 @@ def candidates_for(
 def _of_bit_width(bit_width: int, cols: int, choice: EncodingChoice) -> list[Scheme]:
     """Return the schemes of 2 or 4 bits.
 
-    Where the encoding is left open, `affine` is among them only if it takes fewer bytes than any
-    `coded`: with large groups, or in short rows, where the pair of a super-block weighs much.
+    Where the encoding is left open, `affine` is among them if it takes fewer bytes than any `coded`
+    (with large groups, or in short rows, where the pair of a super-block weighs much), and with its
+    default group: far from 0 it is better, as f16 minima are finer than codes.
     """
     affine = replace(
         choice, encoding="affine", super_block=None, scale_bits=None, minimum_bits=None
@@ -93,7 +94,9 @@ def _of_bit_width(bit_width: int, cols: int, choice: EncodingChoice) -> list[Sch
     if choice.encoding == "coded" or choice.super_block or choice.scale_bits or choice.minimum_bits:
         return in_coded
     smallest = min((_row_bytes(scheme, cols) for scheme in in_coded), default=math.inf)
-    return [one for one in in_affine if _row_bytes(one, cols) < smallest] + in_coded
+    default = in_affine[-1:]
+    smaller = [one for one in in_affine if one in default or _row_bytes(one, cols) < smallest]
+    return smaller + in_coded
 
 
 def _schemes(bit_width: int, cols: int, variants: list[EncodingChoice]) -> list[Scheme]:

@@ -22,6 +22,7 @@ MatrixEncoding = Literal["affine", "coded"]
 MAX_GROUP_SIZE: Final = 2**40  # wider than any row; the core counts in 64 bits
 MAX_LSQ_GROUP_SIZE: Final = 65536  # the core's limit
 MAX_GROUPS_IN_SUPER_BLOCK: Final = 256
+MAX_SUPER_BLOCK: Final = 65536  # weights
 Q8_GROUP_SIZE: Final = 32  # the q8 encoding's own; no setting changes it
 AFFINE_GROUP_SIZE: Final = 64
 

@@ -220,7 +220,8 @@ class _Exporter:
             raise bad_tensor(
                 self._part.parts(name)[0].path,
                 name,
-                f"expected values within the range of {target}, got {overflows} beyond it",
+                f"expected values within the range of {target}, got {overflows} beyond it; "
+                "--dtype float32 holds them",
             )
         return decoded
 

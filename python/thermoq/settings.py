@@ -26,6 +26,7 @@ from thermoq.encodings import (
     MAX_GROUP_SIZE,
     MAX_GROUPS_IN_SUPER_BLOCK,
     MAX_LSQ_GROUP_SIZE,
+    MAX_SUPER_BLOCK,
     Q8_GROUP_SIZE,
     EncodingChoice,
     MatrixEncoding,
@@ -40,7 +41,6 @@ _LATER = {
     "method": ("minmax or lsq", ("hessian",)),
     "rotation": ("none", ("hadamard",)),
 }
-_MAX_SUPER_BLOCK = MAX_GROUPS_IN_SUPER_BLOCK * MAX_LSQ_GROUP_SIZE
 DEFAULT_SAMPLING_STEPS = 50
 
 _CHOICE = tuple(field.name for field in fields(EncodingChoice))
@@ -53,7 +53,7 @@ _SHARD_UNITS = {"": 1, "B": 1} | {
 
 BitWidth = Literal[2, 4, 8]
 GroupSize = Annotated[int, Field(ge=8, le=MAX_GROUP_SIZE, multiple_of=8)]
-SuperBlock = Annotated[int, Field(ge=8, le=_MAX_SUPER_BLOCK, multiple_of=8)]
+SuperBlock = Annotated[int, Field(ge=8, le=MAX_SUPER_BLOCK, multiple_of=8)]
 ParameterBits = Annotated[int, Field(ge=1, le=8)]
 ComponentName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 
@@ -320,7 +320,7 @@ def _check_super_block(super_block: int, bits: int, choice: EncodingChoice) -> N
     for width in sorted({bits, 4}):  # modulation layers have 4 bits where the body has 2
         size = choice.group_size_of(width)
         if not _is_super_block(super_block, size):
-            limit = MAX_GROUPS_IN_SUPER_BLOCK * size
+            limit = min(MAX_GROUPS_IN_SUPER_BLOCK * size, MAX_SUPER_BLOCK)
             raise _expected(
                 f"a multiple of {size} (the group size at {width} bits) up to {limit}, or null"
             )

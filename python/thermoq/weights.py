@@ -152,12 +152,14 @@ def quantize(
 
     `minmax` rounds to nearest; `lsq` minimizes the squared error, weighted by the `importances`
     [cols] of the input columns if they are given (finite, at least 0). The error that is returned
-    is never weighted. `coded` is for `lsq` alone.
+    is never weighted. `coded` and importances are for `lsq` alone (ValueError).
 
     Raises InputError for NaN, infinities, weights beyond the range of f16 and importances that are
     not as above; the message does not name the tensor, which only the caller knows.
     """
     if method == "minmax":
+        if importances is not None:
+            raise ValueError("method: expected lsq with importances, got minmax")
         parts, error = _round_to_nearest(matrix, scheme, threads)
     else:
         if importances is not None:
@@ -226,6 +228,8 @@ def _checked_importances(importances: NDArray[np.float32], cols: int) -> NDArray
         raise InputError(
             f"importances: expected one for each of {cols} columns, got {list(importances.shape)}"
         )
+    with np.errstate(over="ignore"):  # what f32 cannot hold becomes infinite, and is refused
+        importances = np.ascontiguousarray(importances, np.float32)
     wrong = ~(np.isfinite(importances) & (importances >= 0))
     if wrong.any():
         column = int(np.flatnonzero(wrong)[0])
@@ -233,7 +237,7 @@ def _checked_importances(importances: NDArray[np.float32], cols: int) -> NDArray
             f"importances: expected finite numbers of at least 0, got {importances[column]:g} "
             f"for column {column}"
         )
-    return np.ascontiguousarray(importances, np.float32)
+    return importances
 
 
 def dequantize(

@@ -41,6 +41,10 @@ struct Avx2Lanes {
     return {_mm256_andnot_ps(_mm256_set1_ps(-0.0F), a.v)};
   }
 
+  friend Avx2Lanes round_even(Avx2Lanes a) noexcept {
+    return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  }
+
   friend Mask less(Avx2Lanes a, Avx2Lanes b) noexcept {
     return _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ);
   }

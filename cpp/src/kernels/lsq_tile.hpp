@@ -75,13 +75,6 @@ V inverse_of(V scale) noexcept {
   return select(less(zero, scale), V::all(1.0F) / scale, zero);
 }
 
-// Half to even for |value| < 2^22.
-template <class V>
-V round_even(V value) noexcept {
-  const V shift = V::all(0x1.8p23F);
-  return (value + shift) - shift;
-}
-
 template <class V>
 V clamped(V value, V low, V high) noexcept {
   return min_of(max_of(value, low), high);
@@ -484,17 +477,21 @@ class SuperBlock {
     normal_.vx = normal_.vx + minimum_code * sum;
   }
 
-  // Solves them and rounds the pair to f16; keeps what has no solution.
+  // Solves them and rounds the pair to f16; what they do not determine stays.
   void refit() noexcept {
     const V zero = V::all(0.0F);
     const V product = normal_.uu * normal_.vv;
     const V determinant = product - normal_.uv * normal_.uv;
     const auto regular = less(V::all(kSingular) * product, determinant);
-    const V alone = select(less(zero, normal_.uu), normal_.ux / normal_.uu, scale_);
-    const V scale =
-        select(regular, (normal_.ux * normal_.vv - normal_.vx * normal_.uv) / determinant, alone);
-    const V minimum =
-        select(regular, (normal_.ux * normal_.uv - normal_.vx * normal_.uu) / determinant, zero);
+    // Where one of them takes part in no weight, the other is fitted alone.
+    const auto no_scale = less(normal_.uu, normal_.vv * V::all(kSingular));
+    const auto no_minimum = less(normal_.vv, normal_.uu * V::all(kSingular));
+    const V lone_scale = select(no_minimum, normal_.ux / normal_.uu, scale_);
+    const V lone_minimum = select(no_scale, zero - normal_.vx / normal_.vv, minimum_);
+    const V scale = select(
+        regular, (normal_.ux * normal_.vv - normal_.vx * normal_.uv) / determinant, lone_scale);
+    const V minimum = select(
+        regular, (normal_.ux * normal_.uv - normal_.vx * normal_.uu) / determinant, lone_minimum);
     const V limit = V::all(kMaxHalf);
     std::uint16_t half[kLanes];
     const V rounded = V::nearest_half(min_of(scale, limit), half);
@@ -532,8 +529,11 @@ class SuperBlock {
 // q8: a scale alone, codes of either sign.
 template <class V, class W>
 struct SignedLeastSquares {
+  // Which code the largest weight starts at. Clipping it costs more than it brings at 8 bits; what
+  // pays is to try many scales, as rounding errors differ from one to the next by chance.
   static constexpr int kCandidates = 16;
-  static constexpr float kStep = 0.5F;  // between candidates, in codes of the largest weight
+  static constexpr float kTop = 127.5F;
+  static constexpr float kStep = 0.5F;
 
   static V code(V x, V inverse) noexcept {
     return round_even(clamped(x * inverse, V::all(-127.0F), V::all(127.0F)));
@@ -578,9 +578,9 @@ struct SignedLeastSquares {
       best = select(better, rounded, best);
     };
     for (int k = 0; k < kCandidates; ++k) {
-      consider(largest / V::all(127.0F + kStep * static_cast<float>(k)));
+      const V started = largest / V::all(kTop - kStep * static_cast<float>(k));
+      consider(refitted(tile, weights, started));
     }
-    consider(refitted(tile, weights, best));
     V::nearest_half(best, scale);
     write(tile, best, rows);
   }

@@ -67,6 +67,12 @@ struct ScalarLanes {
         [&](std::size_t i) { return float_from_bits(float_bits(a.lane[i]) & 0x7FFFFFFFU); });
   }
 
+  // Half to even for |a| < 2^22.
+  friend ScalarLanes round_even(const ScalarLanes& a) noexcept {
+    constexpr float kShift = 0x1.8p23F;
+    return each([&](std::size_t i) { return (a.lane[i] + kShift) - kShift; });
+  }
+
   friend Mask less(const ScalarLanes& a, const ScalarLanes& b) noexcept {
     Mask mask;
     for (std::size_t i = 0; i < kLanes; ++i) {

@@ -22,7 +22,12 @@ from thermoq.checkpoint.carried import MANIFEST_NAME
 from thermoq.checkpoint.header import DTYPE_BITS
 from thermoq.checkpoint.strict_json import JsonObject, read_json_object
 from thermoq.checkpoint.untrusted import bad_file, shown
-from thermoq.encodings import MAX_GROUP_SIZE, MAX_GROUPS_IN_SUPER_BLOCK, Q8_GROUP_SIZE
+from thermoq.encodings import (
+    MAX_GROUP_SIZE,
+    MAX_GROUPS_IN_SUPER_BLOCK,
+    MAX_SUPER_BLOCK,
+    Q8_GROUP_SIZE,
+)
 from thermoq.errors import InputError
 from thermoq.terms import LayerClass
 from thermoq.weights import FLOAT_TYPES, Scheme
@@ -128,7 +133,7 @@ class QuantizedTensor(_Tensor):
                 wanted = "a number" if value is None else "none"
                 got = shown(value)
                 raise ValueError(f"expected {wanted} as {key} with {self.encoding}, got {got}")
-        largest = MAX_GROUPS_IN_SUPER_BLOCK * self.group_size
+        largest = min(MAX_GROUPS_IN_SUPER_BLOCK * self.group_size, MAX_SUPER_BLOCK)
         if self.super_block and (self.super_block % self.group_size or self.super_block > largest):
             raise ValueError(
                 f"expected a multiple of group_size {self.group_size} up to {largest} as "
