@@ -36,7 +36,7 @@ def test_every_flag_is_in_the_readme(command: str) -> None:
 def test_every_flag_in_the_readme_exists() -> None:
     commands = ("baseline", "quantize", "inspect", "verify", "export", "demo")
     known = set().union(*(flags_of(command) for command in commands))
-    of_others = {"--version", "--help", "--install-completion", "--preset", "--build"}
+    of_others = {"--version", "--help", "--install-completion", "--preset", "--build", "--picture"}
     in_tables = set(re.findall(r"--[a-z][a-z-]+", README))
     assert in_tables - known - of_others == set()
 

@@ -213,6 +213,16 @@ def test_flags_over_a_configuration() -> None:
     )
 
 
+def test_where_a_setting_was_given(load, tmp_path: Path) -> None:
+    config = load(within("seed: 1", "max_size: 1GB", "threads: 3"), threads=2)
+    assert config.place_of("max_size") == f"{tmp_path}/thermoq.yaml, line 3: max_size"
+    assert config.place_of("threads") == "--threads"
+    assert config.place_of("target_bits") == "configuration: target_bits"
+    assert QuantizationConfig(max_size="1GB").place_of("max_size") == "configuration: max_size"
+    assert config == QuantizationConfig(seed=1, max_size="1GB", threads=2)
+    assert config.model_copy(update={"seed": 2}).place_of("threads") == "--threads"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -261,7 +261,8 @@ def test_an_impossible_budget_says_the_smallest_possible(
     with pytest.raises(UsageError) as raised:
         thermoq.quantize(source, tmp_path / "out", **budget(value))
     found = re.fullmatch(
-        rf"{key}: expected at least (\S+) \(the \D+\), got {value if key != 'target_bits' else 2}",
+        rf"--{key.replace('_', '-')}: expected at least (\S+) \(the \D+ that these settings and "
+        rf"`layers` rules allow\), got {value if key != 'target_bits' else 2}",
         str(raised.value),
     )
     assert found, raised.value
@@ -274,6 +275,8 @@ def test_an_impossible_budget_says_the_smallest_possible(
     )
     with pytest.raises(UsageError, match="expected at least"):
         thermoq.plan_quantization(source, **budget(slightly_less))
+    rules = [{"match": "*.norm1.linear.weight", "bit_width": 2}]
+    thermoq.plan_quantization(source, layers=rules, **budget(slightly_less))
 
 
 @pytest.mark.parametrize(

@@ -75,11 +75,14 @@ def load_config(
         if _put(settings, key_path, value)
     }
     try:
-        return QuantizationConfig.model_validate(settings)
+        config = QuantizationConfig.model_validate(settings)
     except ValidationError as error:
         path = Path(source) if isinstance(source, os.PathLike) else None
         problems = [_explain(problem, path, lines, flags) for problem in error.errors()]
         raise UsageError(min(problems)[1]) from None
+    in_file = {key: f"{source}, line {line}: {dotted(key)}" for key, line in lines.items()}
+    places = {**in_file, **flags}
+    return config.with_places({str(key[0]): places[key] for key in places if len(key) == 1})
 
 
 def _displace(settings: dict[str, Any], overrides: Mapping[str, object]) -> None:

@@ -7,7 +7,8 @@ them from a file and from flags is config.py's.
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Annotated, Literal
 
@@ -16,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -154,9 +156,17 @@ class LayerRule(Settings):
         return self
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Where settings were given; configurations that differ in nothing else are equal."""
+
+    by_key: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
 class QuantizationConfig(Settings):
     """Everything that decides what a run writes; defaults are those of an empty file."""
 
+    _places: _Places = PrivateAttr(default_factory=_Places)
     bit_width: BitWidth = Field(default=2, description="2, 4 or 8")
     # Each of these is checked against those above it.
     method: Method | None = Field(default=None, description="minmax, lsq or null")
@@ -262,6 +272,16 @@ class QuantizationConfig(Settings):
                 "none beside a size budget, which chooses it", at=("bit_width",), got=self.bit_width
             )
         return self
+
+    def with_places(self, places: Mapping[str, str]) -> QuantizationConfig:
+        """Return the same settings, knowing where keys were given (a flag; file, line and key)."""
+        copy = self.model_copy()
+        copy._places = _Places(places)
+        return copy
+
+    def place_of(self, key: str) -> str:
+        """Return where `key` was given, for an error that only the checkpoint brings out."""
+        return self._places.by_key.get(key, f"configuration: {key}")
 
     @property
     def resolved_method(self) -> Method:

@@ -45,10 +45,11 @@ def fit(
     """
     problem = _Problem(plans, measured, config.max_shard_bytes)
     if config.target_bits is not None:
-        return problem.within_bits(config.target_bits)
+        return problem.within_bits(config.target_bits, config.place_of("target_bits"))
     assert config.max_size is not None
     assert config.max_size_bytes is not None
-    return problem.within_files(config.max_size_bytes, config.max_size)
+    place = config.place_of("max_size")
+    return problem.within_files(config.max_size_bytes, config.max_size, place)
 
 
 def headline_settings(
@@ -108,7 +109,7 @@ class _Problem:
         self._curves = [measured[key].curve for key in self._keys]
         self._uniform = _uniform_choices(self._curves)
 
-    def within_bits(self, target_bits: float) -> Fitted:
+    def within_bits(self, target_bits: float, place: str) -> Fitted:
         num_weights = sum(
             tensor.num_weights for part in self._plans for tensor in part.tensors if tensor.scheme
         )
@@ -119,15 +120,15 @@ class _Problem:
         most = math.floor(Fraction(repr(target_bits)) * num_weights / 8 + _ROUNDED_OFF)
         least = smallest_bytes(self._curves)
         if least > most:
+            fewest = _up_to_thousandths(8 * least, num_weights)
             raise UsageError(
-                f"target_bits: expected at least {_up_to_thousandths(8 * least, num_weights)} (the "
-                "fewest bits per weight that this model's quantized tensors can have), got "
-                f"{target_bits:g}"
+                f"{place}: expected at least {fewest} (the fewest bits per quantized weight that "
+                f"these settings and `layers` rules allow), got {target_bits:g}"
             )
         found = allocate(self._curves, most, self._uniform)
         return Fitted(self._applied(found.choices), found.lower_bound)
 
-    def within_files(self, max_bytes: int, typed: str | int) -> Fitted:
+    def within_files(self, max_bytes: int, typed: str | int, place: str) -> Fitted:
         """Choose with a bound on what headers take; what it leaves over is counted and spent."""
         curves = [
             _with_headers(tensor, curve, max_bytes)
@@ -141,8 +142,8 @@ class _Problem:
         nbytes = self._file_bytes(best)
         if nbytes > max_bytes:
             raise UsageError(
-                f"max_size: expected at least {_size_text(nbytes)} (the smallest that this model "
-                f"can be), got {typed}"
+                f"{place}: expected at least {_size_text(nbytes)} (the smallest that these "
+                f"settings and `layers` rules allow), got {typed}"
             )
         least, bound = math.inf, 0.0
         rest = nbytes - smallest_bytes(curves)  # copied tensors, and what the bounds are too high

@@ -67,9 +67,17 @@ def test_a_complete_command_line_may_be_run_dry(there: Path) -> None:
     Path("out").mkdir()
     (Path("out") / "mine").write_text("")
     before = tree(there)
-    reports = ["--report", "r.json", "--html-report", "r.html"]
-    succeed("quantize", "--model", "model", "--output", "out", *reports, "--dry-run")
+    flags = ["--output", "out", "--overwrite", "--dry-run"]
+    succeed("quantize", "--model", "model", *flags)
     assert tree(there) == before
+
+
+@pytest.mark.parametrize(("flag", "path"), [("--report", "r.json"), ("--html-report", "r.html")])
+def test_a_dry_run_has_no_reports(there: Path, flag: str, path: str) -> None:
+    finished = run("quantize", "--model", "model", flag, path, "--dry-run")
+    assert finished.exit_code == 2
+    assert finished.problem() == f"error: {flag}: expected none beside --dry-run, got {path}"
+    assert [path.name for path in there.iterdir()] == ["model"]
 
 
 def test_a_quiet_dry_run(there: Path) -> None:
@@ -105,8 +113,8 @@ def test_what_a_run_with_a_budget_prints(there: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["--target-bits", "1"], "target_bits: expected at least "),
-        (["--max-size", "2KB"], "max_size: expected at least "),
+        (["--target-bits", "1"], "--target-bits: expected at least "),
+        (["--max-size", "2KB"], "--max-size: expected at least "),
         (["--max-size", "3 parsecs"], "--max-size: expected a size of at least one byte such as"),
         (["--target-bits", "few"], "Invalid value for '--target-bits': expected a number"),
         (["--target-bits", "3", "--max-size", "1GB"], "--max-size: expected null beside target_"),
@@ -129,6 +137,24 @@ def test_two_sizes_in_one_file(there: Path) -> None:
         "error: c.yaml, line 3: bit_width: expected none beside a size budget, which chooses it, "
         "got 2"
     )
+
+
+@pytest.mark.parametrize(
+    ("budget", "config_flags", "problem"),
+    [
+        ("target_bits: 1", [], "c.yaml, line 3: target_bits: expected at least "),
+        ("max_size: 2KB", [], "c.yaml, line 3: max_size: expected at least "),
+        ("max_size: 1GB", ["--max-size", "2KB"], "--max-size: expected at least "),
+    ],
+)
+def test_a_budget_that_cannot_be_met_says_where_it_was_given(
+    there: Path, budget: str, config_flags: list[str], problem: str
+) -> None:
+    Path("c.yaml").write_text(f"quantization:\n  seed: 1\n  {budget}\n")
+    flags = ["--config", "c.yaml", *config_flags, "--dry-run"]
+    finished = run("quantize", "--model", "model", *flags)
+    assert finished.exit_code == 2
+    assert finished.problem().startswith(f"error: {problem}")
 
 
 def test_baseline_has_no_budget(there: Path) -> None:

@@ -35,12 +35,15 @@ COMMANDS = ["baseline", "quantize", "inspect", "verify", "export", "demo"]
 
 
 def in_terminal(
-    *arguments: object, command: Sequence[str] = COMMAND, interrupted: bool = False
+    *arguments: object,
+    command: Sequence[str] = COMMAND,
+    interrupted: bool = False,
+    columns: int = 80,
 ) -> tuple[int, str, str]:
-    """Run with stdout and stderr on a terminal of 80 columns each; the code and what each got."""
+    """Run with stdout and stderr on a terminal each; the code and what each got."""
     mains, sides = zip(pty.openpty(), pty.openpty(), strict=True)
     for side in sides:
-        fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
     process = subprocess.Popen(
         [*command, *map(str, arguments)],
@@ -130,6 +133,28 @@ def test_tables_fit_80_columns(tmp_path: Path) -> None:
         usual = [line for line in lines if not re.search("same as|weight_of|layer weight", line)]
         assert len(usual) > 60
         assert max(map(len, usual)) <= 80
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_plan_fits_its_terminal(tmp_path: Path, columns: int) -> None:
+    model = dit(tmp_path / "model", blocks=8)
+    arguments = ["quantize", "--model", model, "--max-size", "300KB", "--dry-run"]
+    code, stdout, _ = in_terminal(*arguments, columns=columns)
+    assert code == 0
+    shown = ESCAPES.sub("", stdout)
+    classes, totals = re.split(r"^size ", shown, maxsplit=1, flags=re.MULTILINE)
+    assert max(map(len, classes.splitlines())) <= columns
+    assert "…" not in shown
+    for row in json.loads(succeed(*arguments, "--json").stdout)["layer_classes"]:
+        for key in ("num_weights", "stored_bytes"):
+            assert f"{row[key]:,}" in classes
+        for scheme in row["schemes"]:
+            assert re.search(
+                rf"\b{scheme['num_tensors']} in {scheme['encoding']} {scheme['bit_width']}, "
+                rf"groups of {scheme['group_size']}\b",
+                classes,
+            )
+    assert totals
 
 
 # Completion.

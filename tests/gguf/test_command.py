@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import models
 import pytest
 from command_line import run, small_pipeline, succeed
 from gguf_files import long_names
+from safetensors_files import write_safetensors
 
 pytest.importorskip("gguf")
 
@@ -25,7 +27,9 @@ def test_what_it_prints(there: Path) -> None:
     lines = succeed("export", "out", "m.gguf", "--format", "gguf").stdout.splitlines()
     assert lines[0].startswith("m.gguf: ")
     assert "tensors, all exact, " in lines[0]
-    assert all(" bits per weight" in line for line in lines[1:])
+    of_types = [line for line in lines[1:] if line.split()[0].isupper()]
+    assert of_types
+    assert all(" bits per weight" in line for line in of_types)
     assert (there / "m.gguf").read_bytes()[:4] == b"GGUF"
 
 
@@ -36,6 +40,38 @@ def test_what_was_rounded_is_named(there: Path) -> None:
     assert f", {len(named)} not exact, " in first
     assert named
     assert all("relative squared error" in line for line in named)
+
+
+def test_what_no_block_type_holds_is_counted_by_reason(there: Path) -> None:
+    flags = ["--format", "gguf", "--component", "transformer"]
+    lines = succeed("export", "out", "m.gguf", *flags).stdout.splitlines()
+    told = json.loads(succeed("export", "out", "n.gguf", *flags, "--json").stdout)["tensors"]
+    wide = [
+        (tensor["note"], tensor["type"], tensor["name"])
+        for tensor in told
+        if tensor["type"] in ("F16", "F32") and not tensor["stored"].startswith("copied")
+    ]
+    reasons = {(note, type) for note, type, _ in wide}
+    assert len(reasons) > 1
+    for reason in reasons:
+        names = [name for *key, name in wide if tuple(key) == reason]
+        (line,) = (line for line in lines if f"became {reason[1]} " in line and reason[0] in line)
+        assert line.startswith(f"{len(names)} quantized tensor")
+        assert line.endswith(f": {reason[0]}; such as {names[0]}")
+    assert lines[-1] == "--fallback q8_0 or q4_0 makes them smaller, rounded a second time"
+    rounded = succeed("export", "out", "o.gguf", *flags, "--fallback", "q8_0").stdout
+    assert "--fallback" not in rounded
+
+
+def test_no_hint_where_a_fallback_rounds_nothing(there: Path) -> None:
+    maker = models.Maker("F32")
+    maker.linear("layer", 8, 256)
+    write_safetensors(there / "in/model.safetensors", maker.tensors)
+    succeed("quantize", "--model", "in", "--output", "blocks", "--quiet")
+    finished = succeed("export", "blocks", "m.gguf", "--format", "gguf")
+    assert "Q2_K" in finished.stdout
+    assert "became" not in finished.stdout
+    assert "--fallback" not in finished.stdout
 
 
 def test_json(there: Path) -> None:
@@ -63,6 +99,7 @@ def test_quiet(there: Path) -> None:
             "with --format gguf, got float16",
         ),
         (["dense", "--fallback", "q8_0"], 2, "--fallback: expected none with --format safetensors"),
+        (["dense", "--json"], 2, "--json: expected --format gguf beside it, got safetensors"),
         (["there.gguf", "--format", "gguf"], 1, "already exists; --overwrite replaces it"),
         (["none/m.gguf", "--format", "gguf"], 1, "expected an existing directory"),
     ],

@@ -146,6 +146,44 @@ def test_weights_that_a_second_rounding_would_ruin_stay_exact(tmp_path: Path) ->
     assert all(np.isfinite(tensor.values).all() for tensor in tensors.values())
 
 
+@pytest.mark.parametrize("fallback", FALLBACKS)
+@pytest.mark.parametrize("size", [1e-7, 1e-6, 1e-5])
+def test_a_fallback_leaves_small_weights_exact(
+    tmp_path: Path, fallback: str | None, size: float
+) -> None:
+    maker = models.Maker("F16")
+    maker.put("faint.weight", np.random.default_rng(0).standard_normal((16, 64)) * size)
+    write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
+    thermoq.quantize(tmp_path / "in", tmp_path / "out")
+    written = thermoq.export(
+        tmp_path / "out", tmp_path / "m.gguf", format="gguf", fallback=fallback
+    )
+    check(written, dense(tmp_path / "out", "", tmp_path / "dense"))
+    (row,) = written.tensors
+    assert (row.type, row.outcome) == ("F16", "exact")
+
+
+def test_quiet_blocks_in_a_louder_matrix_do_not_count(tmp_path: Path) -> None:
+    maker = models.Maker("F16")
+    weights = np.random.default_rng(0).standard_normal((16, 64)) * 1e-2
+    weights[:8, 32:] *= 1e-5
+    maker.put("mixed.weight", weights)
+    write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
+    thermoq.quantize(tmp_path / "in", tmp_path / "out")
+    written = thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf", fallback="q8_0")
+    check(written, dense(tmp_path / "out", "", tmp_path / "dense"))
+    (row,) = written.tensors
+    assert row.type == "Q8_0"
+    assert row.relative_squared_error < 1e-4
+
+
+def test_a_reason_is_given_once(tmp_path: Path) -> None:
+    thermoq.quantize(models.oddities(tmp_path / "in", "F32"), tmp_path / "out")
+    written = thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf")
+    notes = {row.name: row.note for row in written.tensors}
+    assert notes["kernel_3d.weight"] == "5 dimensions, ggml itself reads 4"
+
+
 def test_dtypes_that_gguf_lacks_are_widened(quantized: Quantized, tmp_path: Path) -> None:
     run = quantized("oddities", "F32")
     written = thermoq.export(run.output, tmp_path / "m.gguf", format="gguf")

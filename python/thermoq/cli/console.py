@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.table import Table
 
+ONE_LINE_WIDTH = 120  # below this what a table has of an item takes more than one line
 _PIPED_WIDTH = 10_000
 
 

@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from thermoq.cli.console import console_and_table, megabytes, shown_progress, warn
+from thermoq.cli.console import (
+    ONE_LINE_WIDTH,
+    console_and_table,
+    megabytes,
+    shown_progress,
+    warn,
+)
 
 if TYPE_CHECKING:
-    from thermoq.report.plan import QuantizationPlan
+    from rich.table import Table
+
+    from thermoq.report.plan import PlannedClass, QuantizationPlan
 
 
 def show_plan(settings: dict[str, Any], *, quiet: bool, json: bool) -> None:
@@ -23,34 +31,59 @@ def show_plan(settings: dict[str, Any], *, quiet: bool, json: bool) -> None:
     if json:
         typer.echo(plan.model_dump_json(indent=2))
     elif not quiet:
-        _print_table(plan)
+        _print_classes(plan)
         _print_totals(plan)
 
 
-def _print_table(plan: QuantizationPlan) -> None:
-    from thermoq.report.wording import scheme_text, significant
+def _print_classes(plan: QuantizationPlan) -> None:
+    from thermoq.report.wording import counted
 
     console, table = console_and_table()
-    table.add_column("class")
+    typer.echo(f"{plan.model_name} by {plan.method}: the plan; nothing is written")
+    if console.width >= ONE_LINE_WIDTH:
+        console.print(_class_table(plan, table))
+        return
+    for row in plan.layer_classes:
+        _, weights, nbytes, bits, error = _figures(row)
+        of_error = "" if error == "-" else f", error {error}"
+        typer.echo(row.layer_class)
+        typer.echo(f"    {counted(row.num_tensors, 'tensor')}, {weights} weights")
+        typer.echo(f"    {nbytes} bytes, {bits} bits/weight{of_error}")
+        for scheme in _schemes(row):
+            typer.echo(f"    {scheme}")
+
+
+def _class_table(plan: QuantizationPlan, table: Table) -> Table:
+    table.add_column("class", no_wrap=True)
     for heading in ("tensors", "weights"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("stored as", overflow="fold")
     for heading in ("bytes", "bits/weight", "error"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in plan.layer_classes:
-        error = row.relative_squared_error
-        table.add_row(
-            row.layer_class,
-            str(row.num_tensors),
-            f"{row.num_weights:,}",
-            "\n".join(f"{one.num_tensors} in {scheme_text(one)}" for one in row.schemes)
-            or "as they are",
-            f"{row.stored_bytes:,}",
-            f"{row.bits_per_weight:.2f}",
-            significant(error) if error is not None else "-",
-        )
-    typer.echo(f"{plan.model_name} by {plan.method}: the plan; nothing is written")
-    console.print(table)
+        tensors, weights, *others = _figures(row)
+        table.add_row(row.layer_class, tensors, weights, "\n".join(_schemes(row)), *others)
+    return table
+
+
+def _figures(row: PlannedClass) -> tuple[str, ...]:
+    from thermoq.report.wording import significant
+
+    error = row.relative_squared_error
+    return (
+        str(row.num_tensors),
+        f"{row.num_weights:,}",
+        f"{row.stored_bytes:,}",
+        f"{row.bits_per_weight:.2f}",
+        significant(error) if error is not None else "-",
+    )
+
+
+def _schemes(row: PlannedClass) -> list[str]:
+    from thermoq.report.wording import scheme_text
+
+    schemes = [f"{one.num_tensors} in {scheme_text(one)}" for one in row.schemes]
+    return schemes or ["as they are"]
 
 
 def _print_totals(plan: QuantizationPlan) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from thermoq.cli import options
 from thermoq.cli.console import megabytes, print_json, shown_progress, warn_of_leftovers
+from thermoq.errors import UsageError
 
 if TYPE_CHECKING:
     from thermoq.gguf.result import GgufExport
@@ -58,6 +59,8 @@ def export(
     """Decode a quantized checkpoint for other tools: a dense one, or one component as GGUF."""
     from thermoq.exporting import export as run
 
+    if json and format == "safetensors":
+        raise UsageError("--json: expected --format gguf beside it, got safetensors")
     warn_of_leftovers(target)
     with shown_progress(quiet) as progress:
         written = run(
@@ -79,11 +82,11 @@ def export(
     elif json:
         print_json(written)
     elif not quiet:
-        _print_tensors(written)
+        _print_tensors(written, hint=fallback is None)
 
 
-def _print_tensors(written: GgufExport) -> None:
-    """Print a line a type, and one for every tensor that is not exactly what it was."""
+def _print_tensors(written: GgufExport, *, hint: bool) -> None:
+    """Print a line a type and a reason for no block type, and one for every inexact tensor."""
     from thermoq.report.wording import counted, significant
 
     inexact = written.inexact
@@ -98,6 +101,7 @@ def _print_tensors(written: GgufExport) -> None:
             f"{total.type:<11} {counted(total.num_tensors, 'tensor')}, "
             f"{megabytes(total.nbytes)}, {bits:.4g} bits per weight"
         )
+    _print_unblocked(written, hint)
     if written.shortened:
         typer.echo(
             f"{counted(len(written.shortened), 'name')} shortened to 63 bytes; "
@@ -109,3 +113,16 @@ def _print_tensors(written: GgufExport) -> None:
             error = significant(tensor.relative_squared_error)
             became = f"{tensor.type}, relative squared error {error}"
         typer.echo(f"{tensor.name}: {tensor.stored} -> {became} ({tensor.note})")
+
+
+def _print_unblocked(written: GgufExport, hint: bool) -> None:
+    """Print what of the quantized tensors no block type held; with a `hint` at `--fallback`."""
+    from thermoq.report.wording import counted
+
+    for group in written.unblocked():
+        typer.echo(
+            f"{counted(group.num_tensors, 'quantized tensor')} became {group.type} "
+            f"({megabytes(group.nbytes)}): {group.reason}; such as {group.example}"
+        )
+    if hint and written.could_shrink:
+        typer.echo("--fallback q8_0 or q4_0 makes them smaller, rounded a second time")

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from thermoq.cli import options
-from thermoq.cli.console import console_and_table, megabytes, print_json, warn
+from thermoq.cli.console import ONE_LINE_WIDTH, console_and_table, megabytes, print_json, warn
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from thermoq.inspection import InspectedTensor, Inspection
-
-_ONE_LINE_WIDTH = 120  # below this a tensor takes two lines, its name and its figures
 
 
 def inspect(
@@ -59,7 +57,7 @@ def _print_tables(found: Inspection) -> None:
     _, classes = console_and_table()
     state = "quantized by thermoq" if found.quantized else "not quantized; the plan is shown"
     typer.echo(f"{found.name} ({found.layout} layout, {state})")
-    if console.width < _ONE_LINE_WIDTH:
+    if console.width < ONE_LINE_WIDTH:
         _print_two_lines_each(found)
     else:
         console.print(_tensor_table(found, tensors))

@@ -91,6 +91,9 @@ def quantize(
     """Quantize MODEL into OUTPUT and report what was gained and lost."""
     flags = locals()
     if flags.pop("dry_run"):
+        for flag, path in (("--report", report), ("--html-report", html_report)):
+            if path is not None:
+                raise UsageError(f"{flag}: expected none beside --dry-run, got {path}")
         for name in ("output", "report", "html_report", "overwrite"):
             del flags[name]  # nothing is written
         flags["components"] = flags.pop("component")

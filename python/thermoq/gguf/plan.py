@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thermoq.checkpoint.manifest import CopiedTensor, QuantizedTensor
 from thermoq.checkpoint.quantized import QuantizedComponent
@@ -21,7 +22,11 @@ FALLBACKS: Final[tuple[Fallback, ...]] = get_args(Fallback)
 MAX_DIMENSIONS: Final = 5  # ggml has 4; the loaders of diffusion models read 5 (docs/gguf.md)
 
 _FALLBACK_BYTES = {"Q8_0": 34, "Q4_0": 18}  # of 32 weights
-_SMALLEST = 2.0**-100  # the package divides by block maxima, and 1 / 1e-40 is infinite
+_LARGEST_CODE = {"Q8_0": 127, "Q4_0": 8}  # the scale is a block's largest weight by this
+# Below 2^-14 an f16 scale is off by up to 2^-25. Squared and relative, that may come to what the
+# codes of Q8_0 are off by where weights are spread evenly: 1 / (4 * 127^2), or 2^-16.
+_SCALE_ERROR = 2.0**-25
+_MOST_SCALE_ERROR = 2.0**-16
 
 
 @dataclass(frozen=True)
@@ -100,15 +105,15 @@ class Chooser:
         return "F16" if fits_f16(data, "BF16") else "F32"
 
     def _decoded(self, name: str, entry: QuantizedTensor) -> Choice:
-        why = _both(_why_not(entry), _many(entry.shape))
+        why = _many(entry.shape) or _why_not(entry)
         data = self._part.decode(name, self._files, "F32", self._threads)
         values = data.view(np.float32)
         if self._fallback is None or not values.size:
             return Choice("F16" if fits_f16(data, "F32") else "F32", note=why)
         if len(entry.shape) == 2 and entry.shape[1] % 32 == 0:
-            largest = np.abs(values.reshape(-1, 32)).max(axis=1)
-            if not ((largest > 0) & (largest < _SMALLEST)).any():
-                return Choice(self._fallback.upper(), rounds=True, note=why)
+            rounded = self._fallback.upper()
+            if _scales_hold(values.reshape(-1, 32), _LARGEST_CODE[rounded]):
+                return Choice(rounded, rounds=True, note=why)
         if fits_f16(data, "F32"):
             return Choice("F16", note=why)
         if float(np.abs(values).max()) < 65520.0:
@@ -133,6 +138,18 @@ def _why_not(entry: QuantizedTensor) -> str:
     if entry.shape[1] % multiple:
         return f"rows of {entry.shape[1]}, no multiple of {multiple}"
     return "its groups are in no ggml type"
+
+
+def _scales_hold(blocks: NDArray[np.float32], largest_code: int) -> bool:
+    """Whether f16 scales serve these blocks of 32; a block counts by its share of the energy.
+
+    Stored parameters are f16, so weights are multiples of 2^-24 and no scale is too small for the
+    package to divide by.
+    """
+    energy = np.einsum("ij,ij->i", blocks, blocks, dtype=np.float64)
+    scale = np.abs(blocks).max(axis=1).astype(np.float64) / largest_code
+    off = (_SCALE_ERROR / np.maximum(scale, _SCALE_ERROR)) ** 2  # at most all of it
+    return bool((off * energy).sum() <= _MOST_SCALE_ERROR * energy.sum())
 
 
 def _many(shape: tuple[int, ...]) -> str:

@@ -43,6 +43,17 @@ class TypeTotal:
 
 
 @dataclass(frozen=True)
+class Unblocked:
+    """Quantized tensors that one reason keeps from a block type; `example` is the first's name."""
+
+    reason: str
+    type: str
+    num_tensors: int
+    nbytes: int
+    example: str
+
+
+@dataclass(frozen=True)
 class GgufExport:
     """A GGUF file that was written: `nbytes` on disk, and its tensors in their order there."""
 
@@ -68,6 +79,35 @@ class GgufExport:
             for name, rows in found.items()
         )
         return tuple(sorted(totals, key=lambda total: (-total.nbytes, total.type)))
+
+    def unblocked(self) -> tuple[Unblocked, ...]:
+        """Sum up the quantized tensors that are exact as F16 or F32, by reason; largest first."""
+        found: dict[tuple[str, str], list[GgufTensor]] = {}
+        for tensor in self._unblocked:
+            found.setdefault((tensor.note, tensor.type), []).append(tensor)
+        groups = (
+            Unblocked(reason, type, len(rows), sum(row.nbytes for row in rows), rows[0].name)
+            for (reason, type), rows in found.items()
+        )
+        return tuple(sorted(groups, key=lambda group: (-group.nbytes, group.example)))
+
+    @property
+    def could_shrink(self) -> bool:
+        """Whether a fallback has anything to round: f32 numbers, or matrices of whole blocks."""
+        return any(
+            tensor.type == "F32" or (len(tensor.shape) == 2 and tensor.shape[1] % 32 == 0)
+            for tensor in self._unblocked
+        )
+
+    @property
+    def _unblocked(self) -> tuple[GgufTensor, ...]:
+        return tuple(
+            tensor
+            for tensor in self.tensors
+            if tensor.outcome == "exact"
+            and tensor.type in ("F16", "F32")
+            and not tensor.stored.startswith("copied ")
+        )
 
     @property
     def inexact(self) -> tuple[GgufTensor, ...]:
