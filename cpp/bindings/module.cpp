@@ -5,6 +5,7 @@ PYBIND11_MODULE(_core, m) {
   bind_dispatch(m);
   bind_quantize(m);
   bind_lsq(m);
+  bind_compensation(m);
   bind_packing(m);
   bind_spectral(m);
   bind_jumps(m);

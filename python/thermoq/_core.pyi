@@ -13,6 +13,7 @@ __all__: list[str] = [
     "MAX_LSQ_GROUP",
     "MAX_MAGNITUDE",
     "MAX_SUPER_BLOCK_GROUPS",
+    "MAX_SWEEP",
     "Q8_GROUP_SIZE",
     "BoundaryJumps",
     "FloatType",
@@ -26,6 +27,7 @@ __all__: list[str] = [
     "dequantize_affine",
     "dequantize_coded",
     "dequantize_q8",
+    "hadamard",
     "has_openmp",
     "lsq_affine",
     "lsq_coded",
@@ -37,6 +39,7 @@ __all__: list[str] = [
     "severity_of",
     "simd_level",
     "squared_norms",
+    "sweep",
     "unpack_codes",
 ]
 
@@ -175,6 +178,15 @@ def dequantize_q8(
     """
     Decode to bytes [rows * cols * itemsize] of `type`: scale * code in f32, then rounded
     half to even. Raises ValueError for arrays of another size.
+    """
+
+def hadamard(
+    data: numpy.typing.NDArray[numpy.float32], block: int, threads: int = 0
+) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Multiply every `block` columns of data [rows, cols] by the orthogonal Hadamard matrix.
+
+    It is its own inverse. Raises ValueError unless block is a power of two that divides cols.
     """
 
 def has_openmp() -> bool:
@@ -319,6 +331,25 @@ def squared_norms(
     `magnitude` is about ||W||_F; 0 gives zeros.
     """
 
+def sweep(
+    weights: numpy.typing.NDArray[numpy.float32],
+    factor: numpy.typing.NDArray[numpy.float32],
+    scale: numpy.typing.NDArray[numpy.float32],
+    minimum: numpy.typing.NDArray[numpy.float32],
+    group_of: numpy.typing.NDArray[numpy.int32],
+    lowest: int,
+    highest: int,
+    threads: int = 0,
+) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.float32]]:
+    """
+    Round the columns of weights [rows, n] in order, each making up for those before.
+
+    factor [n, n]: the upper Cholesky factor of the inverse Gram matrix on these columns. scale and
+    minimum [rows, groups]; group_of [n]; codes from lowest to highest. Returns the codes as bytes
+    [rows, n] and the errors over the factor's diagonal [rows, n], from which the columns behind
+    follow. Raises ValueError for more than MAX_SWEEP columns or arrays of another size.
+    """
+
 def unpack_codes(
     packed: numpy.typing.NDArray[numpy.uint8],
     rows: int,
@@ -333,4 +364,5 @@ def unpack_codes(
 MAX_LSQ_GROUP: int = 65536
 MAX_MAGNITUDE: float = 65504.0
 MAX_SUPER_BLOCK_GROUPS: int = 256
+MAX_SWEEP: int = 256
 Q8_GROUP_SIZE: int = 32

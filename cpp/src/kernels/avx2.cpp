@@ -201,9 +201,22 @@ void add_scaled(float factor, const float* x, std::size_t n, float* y) noexcept 
 }  // namespace
 
 const KernelTable kAvx2Kernels{
-    widen_f16,        widen_bf16,        narrow_f16,    narrow_bf16,    quantize_affine_avx2,
-    quantize_q8_avx2, dequantize_affine, dequantize_q8, load_tile_avx2, lsq_affine_avx2,
-    lsq_q8_avx2,      lsq_coded_avx2,    pack,          unpack,         dot,
+    widen_f16,
+    widen_bf16,
+    narrow_f16,
+    narrow_bf16,
+    quantize_affine_avx2,
+    quantize_q8_avx2,
+    dequantize_affine,
+    dequantize_q8,
+    load_tile_avx2,
+    lsq_affine_avx2,
+    lsq_q8_avx2,
+    lsq_coded_avx2,
+    sweep_avx2,
+    pack,
+    unpack,
+    dot,
     add_scaled,
 };
 

@@ -3,6 +3,7 @@
 #include "avx2_vectors.hpp"
 #include "lsq_kernels.hpp"
 #include "lsq_tile.hpp"
+#include "sweep_tile.hpp"
 
 namespace thermoq {
 namespace {
@@ -78,5 +79,7 @@ void lsq_coded_avx2(const Tile& tile, const GroupCoding& coding, float* scratch,
                     const TileRows& rows, CodedTile& out) noexcept {
   lsq_coded_on<Avx2Lanes>(tile, coding, scratch, rows, out);
 }
+
+void sweep_avx2(const SweepTile& tile) noexcept { sweep_on<Avx2Lanes>(tile); }
 
 }  // namespace thermoq

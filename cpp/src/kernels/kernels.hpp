@@ -90,6 +90,18 @@ constexpr std::size_t super_block_scratch(std::size_t group_size, std::size_t gr
   return group_scratch(group_size) + 4 * kLanes * groups;
 }
 
+// Eight rows of a sweep (see compensation.hpp): `weights` become the scaled errors.
+struct SweepTile {
+  float* weights;  // [n, kLanes]
+  std::size_t n;
+  const float* factor;  // [n, n]
+  const float* scale;   // [groups, kLanes]
+  const float* minimum;
+  const std::int32_t* group_of;  // [n]
+  int lowest, highest;
+  std::uint8_t* codes;  // [n, kLanes]
+};
+
 struct KernelTable {
   // 16-bit floats to f32, from any address.
   void (*widen_f16)(const std::uint8_t* in, std::size_t n, float* out) noexcept;
@@ -121,6 +133,8 @@ struct KernelTable {
   void (*lsq_q8)(const Tile& tile, const TileRows& rows, std::uint16_t* scale) noexcept;
   void (*lsq_coded)(const Tile& tile, const GroupCoding& coding, float* scratch,
                     const TileRows& rows, CodedTile& out) noexcept;
+
+  void (*sweep)(const SweepTile& tile) noexcept;
 
   void (*pack)(const std::uint8_t* codes, std::size_t n, int bit_width,
                std::uint8_t* packed) noexcept;

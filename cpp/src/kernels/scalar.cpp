@@ -287,9 +287,22 @@ void add_scaled(float factor, const float* x, std::size_t n, float* y) noexcept 
 }  // namespace
 
 const KernelTable kScalarKernels{
-    widen_f16,     widen_bf16,        narrow_f16,    narrow_bf16,      quantize_affine,
-    quantize_q8,   dequantize_affine, dequantize_q8, load_tile_scalar, lsq_affine_scalar,
-    lsq_q8_scalar, lsq_coded_scalar,  pack,          unpack,           dot,
+    widen_f16,
+    widen_bf16,
+    narrow_f16,
+    narrow_bf16,
+    quantize_affine,
+    quantize_q8,
+    dequantize_affine,
+    dequantize_q8,
+    load_tile_scalar,
+    lsq_affine_scalar,
+    lsq_q8_scalar,
+    lsq_coded_scalar,
+    sweep_scalar,
+    pack,
+    unpack,
+    dot,
     add_scaled,
 };
 

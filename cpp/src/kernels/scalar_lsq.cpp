@@ -4,6 +4,7 @@
 #include "lsq_kernels.hpp"
 #include "lsq_tile.hpp"
 #include "scalar_lanes.hpp"
+#include "sweep_tile.hpp"
 
 namespace thermoq {
 
@@ -39,5 +40,7 @@ void lsq_coded_scalar(const Tile& tile, const GroupCoding& coding, float* scratc
                       const TileRows& rows, CodedTile& out) noexcept {
   lsq_coded_on<ScalarLanes>(tile, coding, scratch, rows, out);
 }
+
+void sweep_scalar(const SweepTile& tile) noexcept { sweep_on<ScalarLanes>(tile); }
 
 }  // namespace thermoq

@@ -1,0 +1,104 @@
+#include "thermoq/compensation.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.hpp"
+#include "parallel.hpp"
+
+namespace thermoq {
+namespace {
+
+// A thread's tile of eight rows, and their parameters by group.
+struct SweepSpace {
+  SweepSpace(std::size_t n, std::size_t groups)
+      : weights(kLanes * n), codes(kLanes * n), scale(kLanes * groups), minimum(kLanes * groups) {}
+  std::vector<float> weights;
+  std::vector<std::uint8_t> codes;
+  std::vector<float> scale, minimum;
+};
+
+// [rows, n] -> [n, kLanes], absent rows 0; and back.
+void to_lanes(const float* in, std::size_t rows, std::size_t n, std::vector<float>& out) {
+  std::fill(out.begin(), out.end(), 0.0F);
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (std::size_t i = 0; i < n; ++i) {
+      out[kLanes * i + row] = in[row * n + i];
+    }
+  }
+}
+
+template <class T>
+void from_lanes(const std::vector<T>& in, std::size_t rows, std::size_t n, T* out) {
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (std::size_t i = 0; i < n; ++i) {
+      out[row * n + i] = in[kLanes * i + row];
+    }
+  }
+}
+
+void transform(float* x, std::size_t block, float norm) {
+  for (std::size_t half = 1; half < block; half *= 2) {
+    for (std::size_t start = 0; start < block; start += 2 * half) {
+      for (std::size_t i = start; i < start + half; ++i) {
+        const float a = x[i];
+        const float b = x[i + half];
+        x[i] = a + b;
+        x[i + half] = a - b;
+      }
+    }
+  }
+  for (std::size_t i = 0; i < block; ++i) {
+    x[i] *= norm;
+  }
+}
+
+}  // namespace
+
+void sweep(float* weights, std::size_t rows, std::size_t n, const float* factor,
+           const SweepGrid& grid, std::uint8_t* codes, int threads) {
+  if (n > kMaxSweep) {
+    throw std::invalid_argument("columns: expected at most 256, got " + std::to_string(n));
+  }
+  for (std::size_t j = 0; j < n; ++j) {
+    if (grid.group_of[j] < 0 || static_cast<std::size_t>(grid.group_of[j]) >= grid.groups) {
+      throw std::invalid_argument("group_of: expected groups below " + std::to_string(grid.groups) +
+                                  ", got " + std::to_string(grid.group_of[j]));
+    }
+  }
+  const KernelTable& kernel = kernels();
+  parallel_for(
+      (rows + kLanes - 1) / kLanes, rows * n * n, threads,
+      [&] { return SweepSpace(n, grid.groups); },
+      [&](SweepSpace& space, std::size_t block) {
+        const std::size_t first = block * kLanes;
+        const std::size_t count = std::min(kLanes, rows - first);
+        to_lanes(weights + first * n, count, n, space.weights);
+        to_lanes(grid.scale + first * grid.groups, count, grid.groups, space.scale);
+        to_lanes(grid.minimum + first * grid.groups, count, grid.groups, space.minimum);
+        kernel.sweep({space.weights.data(), n, factor, space.scale.data(), space.minimum.data(),
+                      grid.group_of, grid.lowest, grid.highest, space.codes.data()});
+        from_lanes(space.weights, count, n, weights + first * n);
+        from_lanes(space.codes, count, n, codes + first * n);
+      });
+}
+
+void hadamard(float* data, std::size_t rows, std::size_t cols, std::size_t block, int threads) {
+  if (block == 0 || (block & (block - 1)) != 0 || cols % block != 0) {
+    throw std::invalid_argument("block: expected a power of two that divides " +
+                                std::to_string(cols) + ", got " + std::to_string(block));
+  }
+  const float norm = 1.0F / std::sqrt(static_cast<float>(block));
+  parallel_for(
+      rows, rows * cols, threads, [] { return NoState{}; },
+      [&](NoState&, std::size_t row) {
+        for (std::size_t first = 0; first < cols; first += block) {
+          transform(data + row * cols + first, block, norm);
+        }
+      });
+}
+
+}  // namespace thermoq

@@ -1,0 +1,127 @@
+"""Which method a layer gets, with what a calibration knows of its inputs, and how it fared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermoq.calibration.statistics import CalibratedInput
+from thermoq.errors import InputError
+from thermoq.hessian import quantize_hessian
+from thermoq.rotation import Rotation
+from thermoq.terms import Method
+from thermoq.weights import (
+    MAX_MAGNITUDE,
+    Matrix,
+    QuantizedMatrix,
+    Scheme,
+    WeightError,
+    dequantize,
+    quantize,
+    to_floats,
+)
+
+Floats = NDArray[np.float32]
+
+_CHUNK_WEIGHTS: Final = 1 << 22
+
+
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """A layer's codes, its error, and the method that it got."""
+
+    matrix: QuantizedMatrix
+    error: WeightError
+    method: Method
+
+
+def quantize_layer(
+    matrix: Matrix,
+    scheme: Scheme,
+    method: Method,
+    *,
+    calibrated: CalibratedInput | None = None,
+    rotation: Rotation | None = None,
+    threads: int = 0,
+) -> QuantizedLayer:
+    """Quantize a layer with what is known of it.
+
+    `hessian` without calibrated rows becomes `lsq`; `lsq` takes second moments as importances.
+    Raises InputError as `weights.quantize` does.
+    """
+    rows = _rows_for(matrix, None if method == "minmax" else calibrated)
+    if (method != "hessian" or rows is None) and rotation is None:
+        importances = None if rows is None or calibrated is None else calibrated.importances()
+        known: Literal["minmax", "lsq"] = "minmax" if method == "minmax" else "lsq"
+        quantized, error = quantize(
+            matrix, scheme, method=known, importances=importances, threads=threads
+        )
+        return QuantizedLayer(quantized, error, known)
+    source = _checked(matrix, threads)
+    weights = source if rotation is None else rotation.forward(source, threads)
+    if rotation is not None and rows is not None:
+        rows = rotation.forward(rows, threads)
+    if method == "hessian" and rows is not None:
+        by_activation = rotation is not None or scheme.encoding == "coded"
+        found = quantize_hessian(
+            weights, scheme, rows, by_activation=by_activation, threads=threads
+        )
+        used: Method = "hessian"
+    else:
+        found, used = _least_squares(weights, scheme, rows, threads), "lsq"
+    found = replace(found, rotation=rotation)
+    return QuantizedLayer(found, _error(source, found, threads), used)
+
+
+def _rows_for(matrix: Matrix, calibrated: CalibratedInput | None) -> Floats | None:
+    """Return the kept rows of the layer's input, if there are any and they fit it."""
+    if calibrated is None or calibrated.num_columns != matrix.cols:
+        return None
+    rows = calibrated.sample()
+    return rows if len(rows) else None
+
+
+def _least_squares(
+    weights: Floats, scheme: Scheme, rows: Floats | None, threads: int
+) -> QuantizedMatrix:
+    """Fit rotated weights, which may lie beyond f16's range where the source did not."""
+    inside = np.clip(weights, -MAX_MAGNITUDE, MAX_MAGNITUDE).astype(np.float32)
+    matrix = Matrix(inside.reshape(-1).view(np.uint8), "F32", *inside.shape)
+    moments = None if rows is None else np.square(rows).mean(axis=0)
+    return quantize(matrix, scheme, method="lsq", importances=moments, threads=threads)[0]
+
+
+def _checked(matrix: Matrix, threads: int) -> Floats:
+    """Return the weights in f32; raises InputError as the core's quantizers would."""
+    values = to_floats(matrix, threads)
+    if not np.isfinite(values).all():
+        nan = int(np.isnan(values).sum())
+        infinite = int(np.isinf(values).sum())
+        raise InputError(
+            f"expected finite weights, got {nan} NaN and {infinite} infinite; a `layers` rule "
+            "with skip: true copies the tensor"
+        )
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest > MAX_MAGNITUDE:
+        raise InputError(
+            f"expected weights within +-{MAX_MAGNITUDE:.0f} (scales are float16), got "
+            f"{largest:.6g}; a `layers` rule with skip: true copies the tensor"
+        )
+    return values
+
+
+def _error(source: Floats, quantized: QuantizedMatrix, threads: int) -> WeightError:
+    decoded = dequantize(quantized, "F32", threads=threads).view(np.float32).reshape(source.shape)
+    squared = energy = decoded_energy = largest = 0.0
+    step = max(1, _CHUNK_WEIGHTS // max(1, source.shape[1]))
+    for first in range(0, source.shape[0], step):
+        w = source[first : first + step].astype(np.float64)
+        d = decoded[first : first + step].astype(np.float64)
+        squared += float(np.square(d - w).sum())
+        energy += float(np.square(w).sum())
+        decoded_energy += float(np.square(d).sum())
+        largest = max(largest, float(np.abs(d - w).max(initial=0.0)))
+    return WeightError(squared, energy, decoded_energy, largest)
