@@ -17,6 +17,7 @@ from thermoq.report.charts import boundary_chart, byte_bars, score_ruler
 from thermoq.report.model import Report
 from thermoq.report.order import full_name
 from thermoq.report.profile import cell_title, layer_profile
+from thermoq.report.ranges import range_chart
 from thermoq.report.trajectory import scale_chart, zero_point_chart
 
 _CODE = re.compile(r"`([^`]+)`|(?<![\w-])(--[a-z][a-z-]*[a-z])")
@@ -45,6 +46,7 @@ def render_html(report: Report) -> str:
             boundary_chart=boundary_chart(report),
             scale_chart=scale_chart(report),
             zero_point_chart=zero_point_chart(report),
+            range_chart=range_chart(report),
             byte_bars=byte_bars(report),
             profile=profile,
             number_of=lambda layer: number_of[id(layer)],
@@ -78,6 +80,7 @@ def _environment() -> Environment:
         "step_name": wording.step_name,
         "groups": wording.groups,
         "budget_text": wording.budget_text,
+        "calibration_text": wording.calibration_text,
         "scheme_text": wording.scheme_text,
         "short_groups": wording.short_groups,
         "plain": wording.plain,

@@ -6,11 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from thermoq.report.atomic import atomic_text
-from thermoq.report.model import CopiedRow, LayerRow, Report, Thermodynamics
+from thermoq.report.model import (
+    CopiedRow,
+    LayerRow,
+    LayerTimeParameters,
+    Report,
+    Thermodynamics,
+)
 from thermoq.report.order import full_name, network_order
 from thermoq.report.wording import (
     VALIDATION_KEY,
     budget_text,
+    calibration_text,
     counted,
     duration,
     fixed,
@@ -88,6 +95,8 @@ def _settings(report: Report) -> Iterator[str]:
     yield f"time groups: {report.num_time_groups}"
     yield f"sampling steps: {report.sampling_steps}"
     yield f"parameter source: {source_text(report.parameter_source)}"
+    if report.calibration is not None:
+        yield f"calibration: {calibration_text(report.calibration)}"
 
 
 def _budget(report: Report) -> Iterator[str]:
@@ -165,9 +174,16 @@ def _smoothness(row: LayerRow) -> str:
     return (
         f"smoothness {fixed(parameters.smoothness_score)}, "
         f"{counted(parameters.violation_count, 'violation')}, largest jump {fixed(jump)}, "
-        f"kappa {significant(parameters.spectral_concentration)}{apart} "
-        f"[parameter_source: {parameters.parameter_source}]"
+        f"{_origin(parameters)}{apart} [parameter_source: {parameters.parameter_source}]"
     )
+
+
+def _origin(parameters: LayerTimeParameters) -> str:
+    """What a layer's parameters follow from: its measured range, or the weights' spectrum."""
+    if parameters.bin_minimum is None or parameters.bin_maximum is None:
+        return f"kappa {significant(parameters.spectral_concentration)}"
+    low, high = min(parameters.bin_minimum), max(parameters.bin_maximum)
+    return f"inputs from {significant(low)} to {significant(high)}"
 
 
 def _boundaries(report: Report) -> Iterator[str]:
@@ -265,6 +281,8 @@ def _verdict(report: Report) -> Iterator[str]:
     for action in assessment.actions:
         yield f"action: {action}"
     yield f"next: {assessment.next_command}"
+    if assessment.then_command is not None:
+        yield f"then: {assessment.then_command}"
 
 
 def _times(report: Report) -> Iterator[str]:

@@ -62,12 +62,19 @@ class LayerTimeParameters(ReportPart):
     """Activation parameters of one layer, one value per time group, and their jumps."""
 
     parameter_source: ParameterSource
-    spectral_concentration: float = Field(
+    spectral_concentration: float | None = Field(
         description="kappa = in * sigma_1^2 / ||W||_F^2; a lower bound, sigma_1 being from 4 power "
-        "iterations"
+        "iterations; null with a calibration, which does not need it"
     )
     scale: list[float]
     zero_point: list[float]
+    bin_minimum: list[float] | None = Field(
+        default=None,
+        description="smallest input in each fine bin of the calibration, at most 0; null without",
+    )
+    bin_maximum: list[float] | None = Field(
+        default=None, description="largest input in each, at least 0"
+    )
     scale_jump: list[float] = Field(description="per boundary, clipped to 1")
     zero_point_jump: list[float]
     unclipped_scale_jump: list[float]
@@ -92,7 +99,10 @@ class LayerRow(ReportPart):
     super_block: int | None = Field(description="with scale_bits and minimum_bits, of `coded` only")
     scale_bits: int | None
     minimum_bits: int | None
-    stored_bytes: int = Field(description="bytes on disk; 0 if stored under `same_as`")
+    stored_bytes: int = Field(
+        description="bytes on disk: of the weights, none if they lie under `same_as`, and of the "
+        "activation parameters"
+    )
     bits_per_weight: float = Field(description="of the encoding, stored once or not")
     relative_squared_error: float = Field(description="||W^ - W||^2 / ||W||^2; 0 for W = W^ = 0")
     cosine_similarity: float = Field(description="of W and W^ as vectors; 1 for W = W^ = 0")
@@ -174,6 +184,25 @@ class BudgetResult(ReportPart):
     schemes: list[SchemeRow] = Field(description="over all quantized tensors")
 
 
+class CalibrationSummary(ReportPart):
+    """How the calibration that a run was given came to be."""
+
+    sampler: str
+    steps: int = Field(description="of the sampler")
+    guidance: float | None
+    seed: int
+    num_samples: int
+    data_share: float = Field(description="of the samples that are the user's own data")
+    bin_starts: list[float] = Field(
+        description="the noisiest timestep of each fine bin, in sampling order"
+    )
+    rows_per_bin: int
+    num_layers: int = Field(description="with activation parameters from it")
+    not_measured: list[str] = Field(
+        description="layers that run along the trajectory, without activation parameters"
+    )
+
+
 class Pattern(ReportPart):
     """A recognised pattern of violations: what it means and what to do."""
 
@@ -213,6 +242,9 @@ class Assessment(ReportPart):
     causes: list[str]
     actions: list[str]
     next_command: str
+    then_command: str | None = Field(
+        default=None, description="what to run after it; null where it is all"
+    )
     phase_targets: list[Characteristic]
 
 
@@ -291,6 +323,7 @@ class Report(ReportPart):
     patterns: list[Pattern] | None = None
     assessment: Assessment | None = None
     budget: BudgetResult | None = Field(description="null without a size budget")
+    calibration: CalibrationSummary | None = Field(description="null without a calibration")
     sizes: Sizes
     layer_classes: list[ClassRow]
     layers: list[LayerRow]

@@ -6,7 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from thermoq.report.model import BudgetResult, Characteristic, LayerRow, Report
+from thermoq.report.model import (
+    BudgetResult,
+    CalibrationSummary,
+    Characteristic,
+    LayerRow,
+    Report,
+)
 from thermoq.report.plan import SchemeRow
 from thermoq.terms import ParameterSource, Severity
 
@@ -16,6 +22,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 NOT_AVAILABLE = "not available"
 
 SOURCE_NOTES: dict[ParameterSource, str] = {
+    "calibration": "measured along the trajectory",
     "noise-schedule prior": "a model, not a measurement",
     "none": "no layer has time parameters",
 }
@@ -28,6 +35,18 @@ VALIDATION_KEY = "quantization.thermodynamic.validation.enabled: true"
 def source_text(source: ParameterSource) -> str:
     """A parameter source and what it is worth, e.g. `noise-schedule prior: a model, not ...`."""
     return f"{source}: {SOURCE_NOTES[source]}"
+
+
+def calibration_text(calibration: CalibrationSummary) -> str:
+    """How a calibration came to be, e.g. `64 samples in 50 steps of DDIMScheduler, 20 bins`."""
+    samples = counted(calibration.num_samples, "sample")
+    text = f"{samples} in {counted(calibration.steps, 'step')} of {calibration.sampler}, "
+    text += f"{counted(len(calibration.bin_starts), 'bin')}, seed {calibration.seed}"
+    if calibration.guidance is not None:
+        text += f", guidance {calibration.guidance:g}"
+    if calibration.data_share > 0:
+        text += f", {calibration.data_share:.0%} of the samples from given data"
+    return text
 
 
 def fixed(value: float | None, decimals: int = 4) -> str:
