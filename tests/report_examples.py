@@ -13,6 +13,7 @@ from typing import Any
 from thermoq.report.model import (
     Assessment,
     Boundary,
+    CalibrationSummary,
     Characteristic,
     ClassRow,
     CopiedRow,
@@ -27,6 +28,7 @@ from thermoq.report.model import (
     TimeGroupRow,
     Violation,
 )
+from thermoq.report.order import full_name
 
 BLOCK_MODULES = (
     ("attn1.to_q", "body", (1152, 1152)),
@@ -97,11 +99,13 @@ def example_report(
         settings={"bit_width": bit_width},
         parameter_source="noise-schedule prior" if validation and time_parameters else "none",
         cosine_similarity=math.sqrt(1 - error / energy) if layers else None,
+        output_cosine_similarity=None,
         relative_squared_error=error / energy if layers else None,
         compression_ratio=sizes.source_bytes / sizes.model_bytes,
         nominal_compression_ratio=16 / bit_width,
         model_size_mb=sizes.model_bytes / 1e6,
         budget=None,
+        calibration=None,
         sizes=sizes,
         layer_classes=classes,
         layers=layers,
@@ -110,6 +114,50 @@ def example_report(
         provenance=_provenance(model_name),
         **thermodynamic,
     )
+
+
+def calibrated_report(*, num_bins: int = 20, guidance: float | None = None, **given: Any) -> Report:
+    """The example, its parameters measured: the same jumps, from ranges that have them."""
+    report = example_report(**given)
+    layers = [_measured(row, report.num_time_groups, num_bins) for row in report.layers]
+    timed = sum(row.time_parameters is not None for row in layers)
+    starts = [NUM_TIMESTEPS - 1 - bin * NUM_TIMESTEPS / num_bins for bin in range(num_bins)]
+    summary = CalibrationSummary(
+        sampler="DDIMScheduler",
+        steps=50,
+        guidance=guidance,
+        seed=3,
+        num_samples=64,
+        data_share=0.0,
+        bin_starts=starts,
+        rows_per_bin=64,
+        num_layers=timed,
+        not_measured=[full_name(row) for row in layers if row.time_parameters is None],
+    )
+    provenance = {"calibration_fingerprint": "xxh3-128:" + "a" * 32}
+    return report.model_copy(
+        update={
+            "layers": layers,
+            "parameter_source": "calibration" if timed else "none",
+            "calibration": summary,
+            "provenance": report.provenance.model_copy(update=provenance),
+        }
+    )
+
+
+def _measured(row: LayerRow, num_time_groups: int, num_bins: int) -> LayerRow:
+    parameters = row.time_parameters
+    if parameters is None:
+        return row
+    groups = [bin * num_time_groups // num_bins for bin in range(num_bins)]
+    highs = [100 * parameters.scale[group] for group in groups]
+    update = {
+        "parameter_source": "calibration",
+        "spectral_concentration": None,
+        "bin_minimum": [-high * 0.5 for high in highs],
+        "bin_maximum": highs,
+    }
+    return row.model_copy(update={"time_parameters": parameters.model_copy(update=update)})
 
 
 def time_groups(count: int) -> list[TimeGroupRow]:

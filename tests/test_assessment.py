@@ -31,14 +31,18 @@ def figures(score: float | None, **given: Any) -> Figures:
         std_boundary_score=std,
         violations=given.pop("violations", []),
         cosine_similarity=given.pop("cosine_similarity", 0.9),
-        parameter_source=given.pop("parameter_source", "noise-schedule prior"),
+        parameter_source=given.pop("parameter_source", "calibration"),
         relative_squared_error=given.pop("relative_squared_error", None),
     )
 
 
+def prior(score: float | None, **given: Any) -> Figures:
+    return figures(score, parameter_source="noise-schedule prior", **given)
+
+
 def run(**given: Any) -> Run:
     usual = {"model": "dream-7b", "output": "out", "bit_width": 2, "num_time_groups": 4}
-    return Run(**{**usual, "num_timesteps": 1000, **given})
+    return Run(**{**usual, "most_time_groups": 1000, **given})
 
 
 def rows(assessment: Assessment) -> dict[str, tuple[str, str, bool | None]]:
@@ -60,7 +64,7 @@ def test_bands(score: float, band: str) -> None:
 
 def test_a_good_baseline_against_all_expectations() -> None:
     # Scores of the specification's example.
-    given = figures(
+    given = prior(
         0.7234,
         boundary_scores=[0.45, 0.89, 0.72],
         violations=violations("high", "medium"),
@@ -161,28 +165,66 @@ def test_one_time_group() -> None:
     assert [row.name for row in found.characteristics] == ["Cosine similarity"]
     assert [row.met for row in found.phase_targets] == [None, None]
     assert "--num-time-groups 4" in found.next_command
-    one_step = run(num_time_groups=1, num_timesteps=1)
+    one_step = run(num_time_groups=1, most_time_groups=1)
     assert assess(figures(1.0, boundary_scores=[]), one_step).next_command.startswith(
         "thermoq export"
     )
 
 
 def test_measured_parameters_are_not_called_a_model() -> None:
-    found = assess(figures(0.72, parameter_source="calibration"), run())
+    found = assess(figures(0.72), run())
     assert "modelled" not in found.verdict
+    assert "were measured along the trajectory" in found.verdict
     assert not any("estimate" in text for text in found.actions)
-    prior = assess(figures(0.72), run())
-    assert prior.actions[0].startswith("Read the score as an estimate")
-    assert "Calibration" in prior.actions[0]
-    assert "not in this version" in prior.actions[0]
+    assert found.then_command is None
+    modelled = assess(prior(0.72), run())
+    assert "modelled from the noise schedule, not measured" in modelled.verdict
+    assert modelled.actions[0].startswith("Calibrate first, and read this score as an estimate")
+
+
+@pytest.mark.parametrize("score", [0.5, 0.72, 0.95])
+def test_under_the_prior_the_next_command_calibrates(score: float) -> None:
+    settings = run(
+        model="my model",
+        output="out-int2-g4/",
+        carried=("--seed", "3"),
+        command="quantize",
+        writes_report=True,
+        writes_html_report=True,
+    )
+    found = assess(prior(score), settings)
+    assert shlex.split(found.next_command) == [
+        *("thermoq", "calibrate", "--model", "my model"),
+        *("--output", "out-calibration.safetensors"),
+    ]
+    again = "out-int2-g4-calibrated"
+    assert shlex.split(found.then_command or "") == [
+        *("thermoq", "quantize", "--model", "my model", "--output", again),
+        *("--bit-width", "2", "--num-time-groups", "4"),
+        *("--calibration", "out-calibration.safetensors", "--seed", "3"),
+        *("--report", f"{again}.json", "--html-report", f"{again}.html"),
+    ]
+
+
+def test_a_calibration_has_a_bin_for_each_time_group() -> None:
+    found = assess(prior(0.7), run(num_time_groups=50, output="."))
+    assert found.next_command.endswith("-calibration.safetensors --bins 50")
+    assert "--bins" not in assess(prior(0.7), run(num_time_groups=20)).next_command
+
+
+def test_a_budget_is_carried_and_sets_no_bits_beside_it() -> None:
+    found = assess(prior(0.7), run(has_budget=True, carried=("--max-size", "3GB")))
+    assert "--bit-width" not in (found.then_command or "--bit-width")
+    assert "--max-size 3GB" in (found.then_command or "")
 
 
 @pytest.mark.parametrize(
     ("score", "cosine", "given", "expected"),
     [
-        # The score falls short: more time groups, as far as there are timesteps.
+        # The score falls short: more time groups, as far as there are bins.
         (0.6, 0.9, {}, "--output out-int2-g8 --bit-width 2 --num-time-groups 8"),
-        (0.72, 0.9, {"num_timesteps": 5}, "--output out-int2-g5 --bit-width 2 --num-time-groups 5"),
+        (0.72, 0.9, {"most_time_groups": 5},
+         "--output out-int2-g5 --bit-width 2 --num-time-groups 5"),
         # Cosine falls short: more bits, the groups stay.
         (0.8, 0.7, {}, "--output out-int4-g4 --bit-width 4 --num-time-groups 4"),
         (0.8, 0.7, {"bit_width": 4}, "--output out-int8-g4 --bit-width 8 --num-time-groups 4"),
@@ -224,11 +266,9 @@ def test_next_command(
     assert found.next_command == f"thermoq baseline --model dream-7b {expected}"
 
 
-@pytest.mark.parametrize(
-    "given", [{"num_timesteps": 4, "bit_width": 8}, {"num_timesteps": 4, "output": "some dir/x"}]
-)
+@pytest.mark.parametrize("given", [{"bit_width": 8}, {"output": "some dir/x"}])
 def test_nothing_left_to_turn(given: dict[str, Any]) -> None:
-    settings = run(**given)
+    settings = run(most_time_groups=4, **given)
     found = assess(
         figures(0.6, cosine_similarity=0.6 if settings.bit_width == 8 else 0.9), settings
     )
@@ -263,10 +303,10 @@ def test_nothing_is_advised_inside_the_output(
 
 
 def test_more_time_groups_change_no_weight_and_the_action_says_so() -> None:
-    (action,) = (a for a in assess(figures(0.6), run()).actions if "time groups" in a)
+    (action,) = (a for a in assess(prior(0.6), run()).actions if "time groups" in a)
     assert action.endswith("Under the prior this changes the score, not the weights.")
-    measured = assess(figures(0.6, parameter_source="calibration"), run()).actions
-    assert not any("Under the prior" in text for text in measured)
+    (measured,) = (a for a in assess(figures(0.6), run()).actions if "time groups" in a)
+    assert measured.endswith("It changes the activation parameters, not the weights.")
 
 
 @pytest.mark.parametrize(("error", "bit_width", "advised"), [

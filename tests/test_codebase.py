@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = ("baseline", "quantize", "calibrate", "inspect", "verify", "export", "demo")
 
 
 def flags_of(command: str) -> set[str]:
@@ -28,14 +29,13 @@ def test_the_stub_matches_the_extension() -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("command", ["baseline", "quantize", "inspect", "verify", "export", "demo"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_flag_is_in_the_readme(command: str) -> None:
     assert flags_of(command) - set(re.findall(r"--[a-z][a-z-]+", README)) == set()
 
 
 def test_every_flag_in_the_readme_exists() -> None:
-    commands = ("baseline", "quantize", "inspect", "verify", "export", "demo")
-    known = set().union(*(flags_of(command) for command in commands))
+    known = set().union(*(flags_of(command) for command in COMMANDS))
     of_others = {"--version", "--help", "--install-completion", "--preset", "--build", "--picture"}
     in_tables = set(re.findall(r"--[a-z][a-z-]+", README))
     assert in_tables - known - of_others == set()
@@ -47,7 +47,7 @@ def test_every_setting_has_a_flag_of_its_name() -> None:
         "thermodynamic",
         "components",  # --component, once for each
         # Features of later phases, accepted at their neutral values only.
-        *("rotation", "calibration"),
+        "rotation",
     }
     keys = QuantizationConfig.model_fields.keys() - exempt
     assert {"--" + key.replace("_", "-") for key in keys} - flags_of("quantize") == set()

@@ -105,6 +105,27 @@ def test_resolved_values() -> None:
     assert QuantizationConfig(bit_width=8, group_size=32).encoding_choice.group_size == 32
 
 
+@pytest.mark.parametrize(
+    ("given", "method", "rotation"),
+    [
+        ({}, "lsq", "none"),
+        ({"encoding": "affine"}, "lsq", "none"),
+        ({"rotation": "hadamard"}, "lsq", "hadamard"),
+        ({"calibration": "c"}, "hessian", "none"),
+        ({"calibration": "c", "encoding": "coded"}, "hessian", "none"),
+        ({"calibration": "c", "encoding": "affine"}, "hessian", "hadamard"),
+        ({"calibration": "c", "encoding": "affine", "rotation": "none"}, "hessian", "none"),
+        ({"calibration": "c", "encoding": "coded", "rotation": "hadamard"}, "hessian", "hadamard"),
+        ({"calibration": "c", "encoding": "affine", "method": "lsq"}, "lsq", "none"),
+        ({"calibration": "c", "method": "minmax"}, "minmax", "none"),
+    ],
+)
+def test_what_a_calibration_changes(given: dict[str, Any], method: str, rotation: str) -> None:
+    config = QuantizationConfig(**given)
+    assert (config.resolved_method, config.resolved_rotation) == (method, rotation)
+    assert config.encoding_choice.method == method
+
+
 def test_what_goes_with_lsq() -> None:
     rule = LayerRule(match="a", group_size=65544)
     assert QuantizationConfig(method="minmax", group_size=65536).fits_lsq
@@ -230,8 +251,10 @@ def test_where_a_setting_was_given(load, tmp_path: Path) -> None:
         ({"bit_width": np.int64(3)}, "--bit-width: expected 2, 4 or 8, got 3"),
         ({"bit_width": np.array([2, 4])}, "--bit-width: expected 2, 4 or 8, got [2 4]"),
         ({"bit_width": np.eye(2)}, "--bit-width: expected 2, 4 or 8, got [[1. 0.] [0. 1.]]"),
-        ({"method": "hessian"}, "--method: expected minmax or lsq (others are not in this "
-         "version), got 'hessian'"),
+        ({"method": "hessian"}, "--method: expected minmax, lsq or null (hessian needs a "
+         "calibration), got 'hessian'"),
+        ({"rotation": "hadamard", "method": "minmax"}, "--rotation: expected none or null "
+         "(hadamard needs method lsq or hessian), got 'hadamard'"),
         ({"method": "minmax", "encoding": "coded"}, "--encoding: expected affine or null (coded "
          "needs method lsq), got 'coded'"),
         ({"layers": [{"match": "a", "group_size": 48}], "super_block": 384 * 48}, "--super-block: "
@@ -246,8 +269,11 @@ def test_where_a_setting_was_given(load, tmp_path: Path) -> None:
          "Phase 1 only), got true"),
         ({"phase": "smooth"}, "--phase: expected baseline (this version of thermoq has Phase 1 "
          "only), got 'smooth'"),
-        ({"calibration": "c.safetensors"}, "--calibration: expected null (not in this version of "
-         "thermoq), got 'c.safetensors'"),
+        ({"calibration": 3}, "--calibration: expected the path of a calibration file, or null, "
+         "got 3"),
+        ({"grouping": "even"}, "--grouping: expected uniform or adaptive, got 'even'"),
+        ({"grouping": "adaptive"}, "--grouping: expected uniform (adaptive needs a calibration), "
+         "got 'adaptive'"),
         ({"components": ["../vae"]}, "--component: components[0]: expected a list of component "
          "folder names, got '../vae'"),
         ({"bit_width": 8, "group_size": 64}, "--group-size: expected 32 or null (bit_width 8 has "
@@ -289,8 +315,6 @@ BAD_VALUES = [
     (["super_block: 264"], 2,
      "super_block: expected a multiple of 16 (the group size at 2 bits) up to 4096, or null, "
      "got 264"),
-    (["super_block: 65552", "group_size: 4096"], 2,
-     "super_block: expected a multiple of group_size, or null, got 65552"),
     # A run at 2 bits has modulation layers at 4.
     (["super_block: 48"], 2,
      "super_block: expected a multiple of 32 (the group size at 4 bits) up to 8192, or null, "
@@ -312,19 +336,23 @@ BAD_VALUES = [
      "minimum_bits: expected null (method minmax, encoding affine), got 4"),
     (["super_block: 256", "bit_width: 8"], 2,
      "super_block: expected null (bit_width 8 is stored as q8), got 256"),
-    (["rotation: hadamard"], 2,
-     "rotation: expected none (others are not in this version), got 'hadamard'"),
+    (["method: minmax", "rotation: hadamard"], 3,
+     "rotation: expected none or null (hadamard needs method lsq or hessian), got 'hadamard'"),
+    (["calibration: c.safetensors", "method: minmax", "rotation: hadamard"], 4,
+     "rotation: expected none or null (hadamard needs method lsq or hessian), got 'hadamard'"),
     (["encoding: trellis"], 2,
      "encoding: expected affine or coded (others are not in this version), got 'trellis'"),
     (["method: hessian"], 2,
-     "method: expected minmax or lsq (others are not in this version), got 'hessian'"),
-    (["method: mse"], 2, "method: expected minmax, lsq or null, got 'mse'"),
-    (["rotation: random"], 2, "rotation: expected none or null, got 'random'"),
+     "method: expected minmax, lsq or null (hessian needs a calibration), got 'hessian'"),
+    (["method: mse"], 2, "method: expected minmax, lsq, hessian or null, got 'mse'"),
+    (["rotation: random"], 2, "rotation: expected none, hadamard or null, got 'random'"),
     (["num_time_groups: 0"], 2, "num_time_groups: expected an integer of at least 1, got 0"),
     (["num_time_groups: 4.5"], 2, "num_time_groups: expected an integer of at least 1, got 4.5"),
     (["activation_bits: 2"], 2, "activation_bits: expected 4 or 8, got 2"),
-    (["calibration: c.safetensors"], 2,
-     "calibration: expected null (not in this version of thermoq), got 'c.safetensors'"),
+    (["calibration: ''"], 2,
+     "calibration: expected the path of a calibration file, or null, got ''"),
+    (["grouping: adaptive"], 2,
+     "grouping: expected uniform (adaptive needs a calibration), got 'adaptive'"),
     (["sampling_steps: 0"], 2, "sampling_steps: expected an integer of at least 1, or null, got 0"),
     (["seed: -1"], 2, "seed: expected an integer from 0 to 2^64 - 1, got -1"),
     (["threads: 1025"], 2, "threads: expected an integer from 0 (all cores) to 1024, got 1025"),
@@ -400,6 +428,9 @@ GOOD_VALUES = [
     ["super_block: 384", "layers: [{match: a, group_size: 40, encoding: affine}]"],
     ["super_block: 384", "layers: [{match: a, group_size: 32, bit_width: 8}]"],
     ["encoding: affine", "layers: [{match: a, encoding: coded}]"],
+    ["rotation: hadamard"],
+    ["rotation: none", "method: minmax"],
+    ["calibration: c.safetensors", "method: hessian", "scale_bits: 3", "rotation: none"],
 ]
 
 

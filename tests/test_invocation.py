@@ -38,6 +38,6 @@ def test_the_report_tells_command_and_settings(tmp_path: Path) -> None:
     assert report.provenance.command.startswith("thermoq.baseline(")
     assert report.provenance.command.endswith("group_size=32)")
     assert report.assessment is not None
-    assert "--group-size 32" in report.assessment.next_command
+    assert "--group-size 32" in (report.assessment.then_command or "")
     assert report.settings["group_size"] == 32
     assert report.settings["thermodynamic"]["validation"]["smoothness_threshold"] == 0.3

@@ -132,3 +132,14 @@ def test_the_windows_of_early_and_late_share_nothing(num_time_groups: int) -> No
         found = kinds(dict.fromkeys(at, 0.4), num_time_groups)
         if {"early", "late"} <= found.keys():  # what "the rest" stands for in the texts
             assert sorted(found["early"] + found["late"]) == at
+
+
+def test_advice_names_what_limits_the_time_groups() -> None:
+    given = [violation(0, 0.4)]
+    (prior,) = find_patterns(given, 4)
+    (measured,) = find_patterns(given, 4, source="calibration")
+    assert "at most the number of timesteps" in prior.advice
+    assert "changes the score, not the weights" in prior.advice
+    assert "at most the calibration's bins" in measured.advice
+    assert "`--grouping adaptive`" in measured.advice
+    assert "prior" not in measured.advice

@@ -1,7 +1,7 @@
 """Time-aware low-bit quantization of diffusion models, with a report you can check.
 
-The verbs are those of the command line: `quantize`, `baseline`, `inspect`, `verify`, `export`.
-They are imported on first use, so that `import thermoq` costs next to nothing.
+The verbs are those of the command line: `quantize`, `baseline`, `calibrate`, `inspect`, `verify`,
+`export`. They are imported on first use, so that `import thermoq` costs next to nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thermoq.calibration.run import calibrate
     from thermoq.config import QuantizationConfig
     from thermoq.dry_run import plan_quantization
     from thermoq.errors import InputError, ThermoqError, UsageError
@@ -27,6 +28,7 @@ _HOMES = {
     "UsageError": "errors",
     "Report": "report.model",
     "baseline": "pipeline",
+    "calibrate": "calibration.run",
     "export": "exporting",
     "inspect": "inspection",
     "plan_quantization": "dry_run",
@@ -42,6 +44,7 @@ __all__ = [  # noqa: RUF022 (values, errors, verbs)
     "ThermoqError",
     "UsageError",
     "baseline",
+    "calibrate",
     "export",
     "inspect",
     "plan_quantization",

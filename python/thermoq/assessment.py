@@ -2,8 +2,8 @@
 
 Bands and expected ranges are those of the original specification, which speaks of Dream 7B at INT2.
 Two dials are kept apart, because under the noise-schedule prior the smoothness score depends on the
-time groups alone, and the weights' cosine similarity and error on the bits alone. Comparisons and
-sentences only.
+time groups alone, and the weights' cosine similarity and error on the bits alone. Before either is
+turned, the prior's place is to be taken by a calibration. Comparisons and sentences only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
+from thermoq.calibration.file import DEFAULT_NUM_BINS
 from thermoq.patterns import PHASE_2, PHASE_3
 from thermoq.report.model import Assessment, Characteristic, Violation
 from thermoq.report.wording import close_to_one, counted, significant
@@ -66,14 +67,14 @@ class Run:
     `carried` are the words of all other flags that were given, to be repeated as they are: not the
     model, output, bit width, time groups or reports. `lsq_fits` tells whether they would be
     accepted with the method lsq. With a size budget, which is carried, `bit_width` is what most of
-    the body got.
+    the body got. `most_time_groups` are the model's timesteps, or the calibration's bins.
     """
 
     model: str
     output: str
     bit_width: int
     num_time_groups: int
-    num_timesteps: int
+    most_time_groups: int
     method: Method = "lsq"
     lsq_fits: bool = True
     has_budget: bool = False
@@ -109,6 +110,7 @@ def assess(figures: Figures, run: Run) -> Assessment:
     band = band_of(score)
     step = _next_step(figures, run, band)
     single = run.num_time_groups == 1
+    is_prior = figures.parameter_source == _PRIOR
     return Assessment(
         band=band,
         title="One time group, so nothing can jump" if single else f"Smoothness: {band}",
@@ -116,7 +118,8 @@ def assess(figures: Figures, run: Run) -> Assessment:
         characteristics=_characteristics(figures, band, single),
         causes=_causes(figures, run, band),
         actions=_actions(figures, run, band, step),
-        next_command=_command(run, step),
+        next_command=_calibrate(run) if is_prior else _command(run, step),
+        then_command=_calibrated(run) if is_prior else None,
         phase_targets=_targets(None if single else score),
     )
 
@@ -152,6 +155,8 @@ def _verdict(figures: Figures, run: Run, band: Band) -> str:
         )
     if figures.parameter_source == _PRIOR:
         text += " The activation parameters were modelled from the noise schedule, not measured."
+    else:
+        text += " The activation parameters were measured along the trajectory."
     text += " The score says nothing about the quantized weights"
     if figures.relative_squared_error is None:
         return f"{text}."
@@ -283,13 +288,16 @@ def _causes(figures: Figures, run: Run, band: Band) -> list[str]:
             "Layers whose gain lies in few directions (a large spectral concentration in the table "
             "of layers) change most between noise and clean data; a model made of such layers "
             "suits time-aware quantization less."
+            if figures.parameter_source == _PRIOR
+            else "The ranges of many layers' inputs change much from time group to time group; the "
+            "table of ranges shows which."
         )
-    if _cosine_is_low(figures, band):
+    if _cosine_is_low(figures, band) and run.method != "hessian":
         causes.append(
-            f"{run.bit_width}-bit codes chosen without calibration keep little of the weights' "
+            f"{run.bit_width}-bit codes chosen by {run.method} keep little of the weights' "
             "direction. This lowers cosine similarity; the smoothness score does not depend on it."
         )
-    if _error_is_large(figures):
+    if _error_is_large(figures) and run.method != "hessian":  # it trades weights for outputs
         causes.append(
             f"The weights' relative squared error is above {_LARGE_ERROR:g}, thermoq's own limit "
             f"for advising another method or more than {run.bit_width} bits; the smoothness score "
@@ -312,11 +320,12 @@ def _next_step(figures: Figures, run: Run, band: Band) -> _Step:
     """Turn the dial of each figure that falls short, or none."""
     groups = bits = None
     if run.num_time_groups == 1:
-        groups = min(4, run.num_timesteps)
+        groups = min(4, run.most_time_groups)
     elif band != "excellent":
-        groups = min(2 * run.num_time_groups, run.num_timesteps)
+        groups = min(2 * run.num_time_groups, run.most_time_groups)
     method: Method | None = None
-    if _cosine_is_low(figures, band) or _error_is_large(figures):
+    off = _cosine_is_low(figures, band) or _error_is_large(figures)
+    if off and run.method != "hessian":
         if run.method == "minmax" and run.bit_width < 8 and run.lsq_fits:
             method = "lsq"  # before the checkpoint grows
         elif run.has_budget:
@@ -335,8 +344,9 @@ def _actions(figures: Figures, run: Run, band: Band, step: _Step) -> list[str]:
     actions = []
     if figures.parameter_source == _PRIOR:
         actions.append(
-            "Read the score as an estimate and compare settings with it. Calibration, which "
-            "measures activations along the trajectory, is not in this version."
+            "Calibrate first, and read this score as an estimate until then: `thermoq calibrate` "
+            "runs the model along its own sampling trajectory, without any data, and measures each "
+            "layer's inputs. Then this run with `--calibration` has measured parameters."
         )
     if step.method is not None:
         actions.append(
@@ -353,7 +363,11 @@ def _actions(figures: Figures, run: Run, band: Band, step: _Step) -> list[str]:
         )
     if step.num_time_groups is not None:
         prior = figures.parameter_source == _PRIOR
-        only = " Under the prior this changes the score, not the weights." if prior else ""
+        only = (
+            " Under the prior this changes the score, not the weights."
+            if prior
+            else " It changes the activation parameters, not the weights."
+        )
         actions.append(
             f"Raise the time groups from {run.num_time_groups} to {step.num_time_groups}: smaller "
             f"steps between neighbours as a rule raise the smoothness score.{only}"
@@ -367,6 +381,32 @@ def _actions(figures: Figures, run: Run, band: Band, step: _Step) -> list[str]:
     if step == _Step():
         actions.append("Export the dense weights and try them in the model's own pipeline.")
     return actions
+
+
+def _calibration_file(run: Run) -> str:
+    return f"{_stem(run.output)}-calibration.safetensors"
+
+
+def _calibrate(run: Run) -> str:
+    """Return the command that measures what this run took from the prior."""
+    words = ["thermoq", "calibrate", "--model", run.model, "--output", _calibration_file(run)]
+    more = ["--bins", str(run.num_time_groups)] if run.num_time_groups > DEFAULT_NUM_BINS else []
+    return shlex.join(words + more)
+
+
+def _calibrated(run: Run) -> str:
+    """Return this run again, with that calibration."""
+    output = f"{_without_ending(run.output)}-calibrated"
+    words = ["thermoq", run.command, "--model", run.model, "--output", output]
+    words += ["--bit-width", str(run.bit_width)] if not run.has_budget else []
+    words += ["--num-time-groups", str(run.num_time_groups)]
+    words += ["--calibration", _calibration_file(run), *run.carried]
+    return shlex.join(words + _reports(run, output))
+
+
+def _reports(run: Run, output: str) -> list[str]:
+    words = ["--report", f"{output}.json"] if run.writes_report else []
+    return words + (["--html-report", f"{output}.html"] if run.writes_html_report else [])
 
 
 def _command(run: Run, step: _Step) -> str:
@@ -385,9 +425,7 @@ def _command(run: Run, step: _Step) -> str:
     words += ["--num-time-groups", str(groups)]
     words += ["--method", step.method] if step.method else []
     words += _without_method(run.carried) if step.method else run.carried
-    words += ["--report", f"{output}.json"] if run.writes_report else []
-    words += ["--html-report", f"{output}.html"] if run.writes_html_report else []
-    return shlex.join(words)
+    return shlex.join(words + _reports(run, output))
 
 
 def _without_method(words: Sequence[str]) -> list[str]:
@@ -403,11 +441,17 @@ def _without_method(words: Sequence[str]) -> list[str]:
 
 
 def _stem(output: str) -> str:
-    """Return the output's path without endings that tell of settings, as earlier advice gave it.
+    """Return the output's path without endings that tell of settings, as earlier advice gave it."""
+    path = PurePath(_without_ending(output))
+    return str(path.with_name(re.sub(r"(?<!^)(-int[248]|-g\d+|-lsq|-calibrated)+$", "", path.name)))
+
+
+def _without_ending(output: str) -> str:
+    """Return the output's path as other names can be made of it.
 
     Never inside the output: where that is `.` or ends in `..`, beside it.
     """
     path = PurePath(output)
     if path.name in ("", ".."):
         path = path / ".." / (os.path.basename(os.path.abspath(output)) or "thermoq")
-    return str(path.with_name(re.sub(r"(?<!^)(-int[248]|-g\d+|-lsq)+$", "", path.name)))
+    return str(path)

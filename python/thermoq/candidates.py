@@ -95,8 +95,9 @@ def _of_bit_width(bit_width: int, cols: int, choice: EncodingChoice) -> list[Sch
         return in_coded
     smallest = min((_row_bytes(scheme, cols) for scheme in in_coded), default=math.inf)
     default = in_affine[-1:]
-    smaller = [one for one in in_affine if one in default or _row_bytes(one, cols) < smallest]
-    return smaller + in_coded
+    return [
+        one for one in in_affine if one in default or _row_bytes(one, cols) < smallest
+    ] + in_coded
 
 
 def _schemes(bit_width: int, cols: int, variants: list[EncodingChoice]) -> list[Scheme]:

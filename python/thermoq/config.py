@@ -134,7 +134,9 @@ def _flag_values(overrides: Mapping[str, object]) -> list[tuple[KeyPath, object,
 
 
 def _plain(value: object) -> object:
-    """Return NumPy's scalars, in lists and mappings too, as Python's own."""
+    """Return NumPy's scalars, in lists and mappings too, as Python's own, and paths as strings."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

@@ -16,6 +16,7 @@ from thermoq.report.model import Report
 from thermoq.staging import is_leftover, refused
 
 MODEL_FOLDER = "models/digits-dit"
+CALIBRATION_FILE = "models/digits-dit-calibration.safetensors"
 _CHECKPOINT, _JSON, _LOG, _HTML = "quantized", "report.json", "report.log", "report.html"
 
 
@@ -39,6 +40,8 @@ def demonstrate(
 ) -> Demonstration:
     """Quantize the bundled model below `directory`, which is made; an earlier demo is replaced.
 
+    Its time parameters come from the calibration that is bundled with it.
+
     Raises InputError if the directory holds anything else.
     """
     checkpoint, json_report, _, html_report = files_of(directory)
@@ -49,7 +52,11 @@ def demonstrate(
     except OSError as error:
         raise refused(directory, error) from None
     try:
-        with resources.as_file(resources.files("thermoq") / MODEL_FOLDER) as model:
+        package = resources.files("thermoq")
+        with (
+            resources.as_file(package / MODEL_FOLDER) as model,
+            resources.as_file(package / CALIBRATION_FILE) as calibration,
+        ):
             report = baseline(
                 model,
                 checkpoint,
@@ -57,7 +64,7 @@ def demonstrate(
                 html_report=html_report,
                 overwrite=True,
                 progress=progress,
-                **settings,
+                **{"calibration": str(calibration), **settings},
             )
     except BaseException:
         if is_new:

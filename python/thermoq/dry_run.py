@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from thermoq.activations import Activations, measured_activations
 from thermoq.build import build_info, version
 from thermoq.checkpoint import Checkpoint, MappedFiles, open_checkpoint
 from thermoq.config import QuantizationConfig, load_config
@@ -19,6 +20,7 @@ from thermoq.plan import (
 from thermoq.progress import NoProgress, Progress
 from thermoq.provenance import Stopwatch
 from thermoq.report.plan import PlannedClass, PlannedTensor, QuantizationPlan
+from thermoq.schedule import schedule_for
 from thermoq.summary import bits_per_weight, scheme_rows
 from thermoq.terms import LAYER_CLASSES
 
@@ -42,11 +44,20 @@ def plan_quantization(
     checkpoint = open_checkpoint(Path(model), resolved.components)
     with MappedFiles() as files:
         plans = [plan_component(part, resolved, files) for part in checkpoint.components]
+        schedule = schedule_for(checkpoint.scheduler_config, checkpoint.components[0].config)
+        activations = measured_activations(checkpoint, schedule, resolved, files)
+        if activations is not None:
+            plans = [activations.planned(plan) for plan in plans]
         found = forecast(plans, resolved, files, Stopwatch(), progress or NoProgress())
-    return _plan(checkpoint, resolved, found)
+    return _plan(checkpoint, resolved, activations, found)
 
 
-def _plan(checkpoint: Checkpoint, config: QuantizationConfig, found: Forecast) -> QuantizationPlan:
+def _plan(
+    checkpoint: Checkpoint,
+    config: QuantizationConfig,
+    activations: Activations | None,
+    found: Forecast,
+) -> QuantizationPlan:
     tensors = found.tensors()
     quantized = [(component, plan) for component, plan in tensors if plan.scheme is not None]
     error = found.error_of(tensors)
@@ -80,6 +91,7 @@ def _plan(checkpoint: Checkpoint, config: QuantizationConfig, found: Forecast) -
         warnings=[
             *checkpoint.notes,
             *pattern_warnings(checkpoint, config),
+            *(activations.warnings() if activations else []),
             *copied_warnings(found.plans),
         ],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +89,9 @@ def _measured(
     sample = sampled_rows(*stored)
 
     def errors(matrix: Matrix) -> list[WeightError]:
-        method, threads = config.resolved_method, config.threads
+        method: Literal["minmax", "lsq"]
+        method = "minmax" if config.resolved_method == "minmax" else "lsq"
+        threads = config.threads
         return [quantize(matrix, one, method=method, threads=threads)[1] for one in plan.candidates]
 
     found = errors(sample)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from thermoq.checkpoint import open_checkpoint
+from thermoq.checkpoint import StoredTensor, open_checkpoint
 from thermoq.checkpoint.manifest import CopiedTensor, QuantizedTensor, TensorEntry
 from thermoq.checkpoint.quantized import QuantizedComponent, is_quantized, open_quantized
 from thermoq.config import QuantizationConfig, load_config
@@ -154,6 +154,12 @@ def _stored(part: QuantizedComponent) -> list[InspectedTensor]:
     return [_stored_tensor(part, name, part.manifest.tensors[name]) for name in part.names()]
 
 
+def _stored_under(part: QuantizedComponent, name: str, entry: TensorEntry) -> list[StoredTensor]:
+    """Return what lies on the disk for this tensor alone."""
+    weights = [] if entry.same_as else part.parts(name)
+    return [*weights, *part.activation_parts(name)]
+
+
 def _stored_tensor(part: QuantizedComponent, name: str, entry: TensorEntry) -> InspectedTensor:
     quantized = entry if isinstance(entry, QuantizedTensor) else None
     return InspectedTensor(
@@ -167,6 +173,6 @@ def _stored_tensor(part: QuantizedComponent, name: str, entry: TensorEntry) -> I
         encoding=entry.encoding,
         bit_width=quantized.bit_width if quantized else None,
         source_bytes=entry.source_bytes,
-        stored_bytes=0 if entry.same_as else sum(p.nbytes for p in part.parts(name)),
+        stored_bytes=sum(p.nbytes for p in _stored_under(part, name, entry)),
         same_as=entry.same_as,
     )

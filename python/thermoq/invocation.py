@@ -44,7 +44,7 @@ def from_python(
             carried += [word for name in value for word in ("--component", str(name))]
         elif isinstance(value, bool):
             carried.append(flag if value else flag.replace("--", "--no-", 1))
-        elif key not in _GIVEN_ANEW and isinstance(value, (str, int, float)):
+        elif key not in _GIVEN_ANEW and isinstance(value, (str, int, float, Path)):
             carried += [flag, str(value)]
     return Invocation(verb, f"thermoq.{verb}({', '.join(arguments)})", tuple(carried))
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from thermoq.calibration.statistics import CalibratedInput
 from thermoq.errors import InputError
 from thermoq.hessian import quantize_hessian
+from thermoq.outputs import OutputError, output_error, sampled_rows
 from thermoq.rotation import Rotation
 from thermoq.terms import Method
 from thermoq.weights import (
@@ -31,11 +32,15 @@ _CHUNK_WEIGHTS: Final = 1 << 22
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """A layer's codes, its error, and the method that it got."""
+    """A layer's codes, its error, the method that it got, and what its output loses.
+
+    The last is None without a calibration of the layer.
+    """
 
     matrix: QuantizedMatrix
     error: WeightError
     method: Method
+    output: OutputError | None = None
 
 
 def quantize_layer(
@@ -52,6 +57,23 @@ def quantize_layer(
     `hessian` without calibrated rows becomes `lsq`; `lsq` takes second moments as importances.
     Raises InputError as `weights.quantize` does.
     """
+    found = _quantized(matrix, scheme, method, calibrated, rotation, threads)
+    if calibrated is None or _rows_for(matrix, calibrated) is None:
+        return found
+    decoded = dequantize(found.matrix, "F32", threads=threads).view(np.float32)
+    source = to_floats(matrix, threads)
+    lost = output_error(source, decoded.reshape(source.shape), sampled_rows(calibrated))
+    return replace(found, output=lost)
+
+
+def _quantized(
+    matrix: Matrix,
+    scheme: Scheme,
+    method: Method,
+    calibrated: CalibratedInput | None,
+    rotation: Rotation | None,
+    threads: int,
+) -> QuantizedLayer:
     rows = _rows_for(matrix, None if method == "minmax" else calibrated)
     if (method != "hessian" or rows is None) and rotation is None:
         importances = None if rows is None or calibrated is None else calibrated.importances()

@@ -14,6 +14,7 @@ from typing import Literal
 
 from thermoq.report.model import Pattern, Violation
 from thermoq.report.wording import timestep
+from thermoq.terms import ParameterSource
 
 PHASE_2 = "Phase 2 (smoothing, not in this version)"
 PHASE_3 = "Phase 3 (optimization, not in this version)"
@@ -26,17 +27,24 @@ _TITLES: dict[Kind, str] = {
     "uniform": "Violations at most boundaries",
     "high_severity": "Severe jumps",
 }
-_MORE_GROUPS = (
-    "A larger --num-time-groups (at most the number of timesteps) lets each group span less of the "
-    "trajectory, which as a rule makes the jumps smaller; under the noise-schedule prior this "
-    "changes the score, not the weights."
-)
+_MORE_GROUPS: dict[ParameterSource, str] = {
+    "noise-schedule prior": (
+        "A larger --num-time-groups (at most the number of timesteps) lets each group span less of "
+        "the trajectory, which as a rule makes the jumps smaller; under the noise-schedule prior "
+        "this changes the score, not the weights."
+    ),
+    "calibration": (
+        "A larger --num-time-groups (at most the calibration's bins) lets each group span less of "
+        "the trajectory, which as a rule makes the jumps smaller; `--grouping adaptive` puts "
+        "boundaries where ranges change. Both change the activation parameters, not the weights."
+    ),
+}
 _ADVICE: dict[Kind, str] = {
-    "early": f"{_MORE_GROUPS} {PHASE_2} is to spread early jumps over a wide window.",
-    "late": f"{_MORE_GROUPS} {PHASE_2} is to ease late jumps with a sigmoid.",
-    "uniform": f"{_MORE_GROUPS} {PHASE_3} is to couple the groups' parameters to each other.",
+    "early": f"{PHASE_2} is to spread early jumps over a wide window.",
+    "late": f"{PHASE_2} is to ease late jumps with a sigmoid.",
+    "uniform": f"{PHASE_3} is to couple the groups' parameters to each other.",
     "high_severity": (
-        f"{_MORE_GROUPS} The table of layers shows which layers jump most. Under `layers:` in the "
+        "The table of layers shows which layers jump most. Under `layers:` in the "
         "configuration, 8 bits protect such a layer's weights, though not its jumps. "
         f"{PHASE_2} is to act on the jumps."
     ),
@@ -60,6 +68,7 @@ class _Found:
     timesteps: Sequence[float]
     window: int
     other_window: int = 0
+    source: ParameterSource = "noise-schedule prior"
 
     @property
     def num_boundaries(self) -> int:
@@ -72,7 +81,10 @@ class _Found:
 
 
 def find_patterns(
-    violations: Sequence[Violation], num_time_groups: int, timesteps: Sequence[float] = ()
+    violations: Sequence[Violation],
+    num_time_groups: int,
+    timesteps: Sequence[float] = (),
+    source: ParameterSource = "noise-schedule prior",
 ) -> list[Pattern]:
     """Return the patterns that the violations form, most telling first.
 
@@ -80,7 +92,7 @@ def find_patterns(
     Early, late (from 4 groups on): at least half of the violations in the first
     `max(2, ceil((G - 1) / 4))`, the last `max(1, ceil((G - 1) / 4))` boundaries. High severity:
     some jump above 0.5 and at most half of the boundaries in violation. `timesteps`, one per
-    boundary, are named in the texts if given.
+    boundary, are named in the texts if given. `source` is where the parameters come from.
     """
     num_boundaries = num_time_groups - 1
     at = sorted(violations, key=lambda violation: violation.boundary_idx)
@@ -93,7 +105,7 @@ def find_patterns(
 
     def add(kind: Kind, own: list[Violation], window: int, other: int = 0) -> None:
         found.append(
-            _pattern(_Found(kind, own, len(at), num_time_groups, timesteps, window, other))
+            _pattern(_Found(kind, own, len(at), num_time_groups, timesteps, window, other, source))
         )
 
     if len(at) >= 3 and 2 * len(at) > num_boundaries:
@@ -117,7 +129,7 @@ def _pattern(found: _Found) -> Pattern:
         boundaries=[violation.boundary_idx for violation in found.violations],
         cause=f"{_where(found)} {_largest(found)}",
         impact=f"{_would(found)} {_NOTHING_RAN}",
-        advice=_ADVICE[found.kind],
+        advice=f"{_MORE_GROUPS[found.source]} {_ADVICE[found.kind]}",
     )
 
 

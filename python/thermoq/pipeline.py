@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from thermoq.activations import Activations, measured_activations
 from thermoq.assessment import Run
 from thermoq.build import build_info, version
 from thermoq.checkpoint import Checkpoint, MappedFiles, open_checkpoint, stored_tensors
 from thermoq.checkpoint.atomic_directory import check_target, new_directory, sync_tree
 from thermoq.checkpoint.carry import QUANTIZATION_KEY, carry_files, tree_bytes
 from thermoq.checkpoint.manifest import (
-    FORMAT_VERSION,
     Manifest,
     ScheduleEntry,
     TimeGroupTable,
+    version_for,
     write_manifest,
 )
 from thermoq.config import QuantizationConfig, load_config
@@ -31,7 +32,7 @@ from thermoq.provenance import Stopwatch, describe
 from thermoq.report.atomic import check_writable, stage_text
 from thermoq.report.model import Report, Sizes
 from thermoq.reporting import Trajectory, build_report, report_for_manifest, validate
-from thermoq.schedule import schedule_for, uniform_time_groups
+from thermoq.schedule import NoiseSchedule, schedule_for, uniform_time_groups
 from thermoq.size_budget import headline_settings
 from thermoq.staging import Staging, final_path, published_together
 from thermoq.summary import sizes
@@ -50,8 +51,8 @@ class ReportPaths:
         """The log's path, None without a JSON report."""
         return self.json.with_suffix(".log") if self.json and self.json.name else None
 
-    def check(self, model: Path, output: Path) -> None:
-        """Refuse paths that cannot be written, coincide, or lie in the model or the output.
+    def check(self, *others: Path) -> None:
+        """Refuse paths that cannot be written, coincide, or are or lie in one of `others`.
 
         Raises UsageError for paths that cannot go together, InputError for what the disk refuses.
         """
@@ -63,9 +64,9 @@ class ReportPaths:
             )
         for path in paths:
             final = final_path(path)
-            for directory in (model, output):
-                if final_path(directory) in (final, *final.parents):
-                    raise UsageError(f"{path}: expected a report outside {directory}")
+            for other in others:
+                if final_path(other) in (final, *final.parents):
+                    raise UsageError(f"{path}: expected a report outside {other}")
         for path in paths:
             check_writable(path)
 
@@ -114,20 +115,29 @@ def quantize(
         raise UsageError("baseline: expected no target_bits and max_size, which `quantize` has")
     with stopwatch.measure("plan_s"):
         checkpoint = open_checkpoint(source, resolved.components)
-        check_target(target, overwrite=overwrite, inputs=(source,))
-        paths.check(source, target)
-        trajectory = _trajectory(checkpoint, resolved)
+        inputs = (source, *([Path(resolved.calibration)] if resolved.calibration else []))
+        check_target(target, overwrite=overwrite, inputs=inputs)
+        paths.check(*inputs, target)
+        schedule = schedule_for(checkpoint.scheduler_config, checkpoint.components[0].config)
+    activations = None
+    if resolved.calibration is not None:
+        with stopwatch.measure("calibration_s"), MappedFiles() as files:
+            activations = measured_activations(checkpoint, schedule, resolved, files)
+    trajectory = _trajectory(schedule, resolved, activations)
     job = _Job(
         checkpoint=checkpoint,
         config=resolved,
         trajectory=trajectory,
+        activations=activations,
         stopwatch=stopwatch,
         run=Run(
             model=str(model),
             output=str(output),
             bit_width=resolved.bit_width,
             num_time_groups=resolved.num_time_groups,
-            num_timesteps=trajectory.schedule.num_timesteps,
+            most_time_groups=(
+                activations.calibration.num_bins if activations else schedule.num_timesteps
+            ),
             method=resolved.resolved_method,
             has_budget=resolved.has_budget,
             lsq_fits=resolved.fits_lsq,
@@ -174,6 +184,7 @@ class _Job:
     checkpoint: Checkpoint
     config: QuantizationConfig
     trajectory: Trajectory
+    activations: Activations | None
     stopwatch: Stopwatch
     run: Run
     command: str
@@ -184,7 +195,7 @@ class _Job:
         results, foretold = self._work(temporary, fingerprint, progress)
         headline = headline_settings(self.config, [result.plan for result in results])
         with self.stopwatch.measure("write_s"):
-            carry_files(self.checkpoint, temporary, _configs(self.checkpoint, headline))
+            carry_files(self.checkpoint, temporary, _configs(self.checkpoint, headline, results))
         with self.stopwatch.measure("validation_s"):
             layers = [layer for result in results for layer in result.layers]
             validated = validate(layers, self.trajectory, self.config)
@@ -198,11 +209,16 @@ class _Job:
                 results=results,
                 validated=validated,
                 forecast=foretold,
+                activations=self.activations,
                 sizes=measured,
                 warnings=[
                     *self.checkpoint.notes,
                     *pattern_warnings(self.checkpoint, self.config),
-                    *_schedule_warnings(self.trajectory, self.config),
+                    *(
+                        self.activations.warnings()
+                        if self.activations
+                        else _schedule_warnings(self.trajectory, self.config)
+                    ),
                     *copied_warnings([result.plan for result in results]),
                 ],
                 provenance=describe(
@@ -212,6 +228,9 @@ class _Job:
                     model=self.checkpoint.directory,
                     output=target,
                     input_fingerprint=fingerprint.value(),
+                    calibration_fingerprint=(
+                        self.activations.fingerprint if self.activations else None
+                    ),
                 ),
                 run=replace(self.run, bit_width=headline.bit_width),
             )
@@ -219,7 +238,9 @@ class _Job:
         with self.stopwatch.measure("report_s"):
             embedded = report_for_manifest(report_now())
         with self.stopwatch.measure("write_s"):
-            _write_manifests(results, headline, self.trajectory, embedded, temporary)
+            _write_manifests(
+                results, headline, self.trajectory, self.activations, embedded, temporary
+            )
             sync_tree(temporary)
         return report_now()
 
@@ -232,10 +253,14 @@ class _Job:
                 plans = [
                     plan_component(part, self.config, files) for part in self.checkpoint.components
                 ]
+            if self.activations is not None:
+                plans = [self.activations.planned(plan) for plan in plans]
             if self.config.has_budget:
                 foretold = forecast(plans, self.config, files, self.stopwatch, progress)
                 plans = list(foretold.plans)
-            worker = Worker(self.config, files, fingerprint, self.stopwatch, progress)
+            worker = Worker(
+                self.config, files, fingerprint, self.stopwatch, progress, self.activations
+            )
             worker.start(plans)
             results = [worker.run(plan, temporary / plan.component.name) for plan in plans]
         return results, foretold
@@ -245,8 +270,11 @@ def _path(path: Path | str | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _trajectory(checkpoint: Checkpoint, config: QuantizationConfig) -> Trajectory:
-    schedule = schedule_for(checkpoint.scheduler_config, checkpoint.components[0].config)
+def _trajectory(
+    schedule: NoiseSchedule, config: QuantizationConfig, activations: Activations | None
+) -> Trajectory:
+    if activations is not None:
+        return Trajectory(schedule, activations.time_groups)
     return Trajectory(schedule, uniform_time_groups(schedule.num_timesteps, config.num_time_groups))
 
 
@@ -258,7 +286,7 @@ def _schedule_warnings(trajectory: Trajectory, config: QuantizationConfig) -> li
 
 
 def _configs(
-    checkpoint: Checkpoint, config: QuantizationConfig
+    checkpoint: Checkpoint, config: QuantizationConfig, results: Sequence[ComponentResult]
 ) -> dict[str, dict[str, Any] | None]:
     """Return each component's config.json with the entry that loaders look for.
 
@@ -267,19 +295,24 @@ def _configs(
     choice, bits = config.encoding_choice, config.bit_width
     entry = {
         "quant_method": "thermoq",
-        "format_version": FORMAT_VERSION,
+        "format_version": 1,
         "thermoq_version": version(),
         "bit_width": config.bit_width,
         "encoding": choice.encoding_of(bits),
         "group_size": choice.group_size_of(bits),
         **_of_coded(config),
         "method": config.resolved_method,
+        **({"rotation": "hadamard"} if config.resolved_rotation == "hadamard" else {}),
         "phase": "baseline",
         "num_time_groups": config.num_time_groups,
         "activation_bits": config.activation_bits,
     }
+    versions = {result.plan.component.name: version_for(result.entries) for result in results}
     return {
-        part.name: {**(part.config or {}), QUANTIZATION_KEY: entry}
+        part.name: {
+            **(part.config or {}),
+            QUANTIZATION_KEY: {**entry, "format_version": versions[part.name]},
+        }
         for part in checkpoint.components
     }
 
@@ -329,6 +362,7 @@ def _write_manifests(
     results: Sequence[ComponentResult],
     config: QuantizationConfig,
     trajectory: Trajectory,
+    activations: Activations | None,
     report: dict[str, Any],
     temporary: Path,
 ) -> None:
@@ -344,6 +378,7 @@ def _write_manifests(
     for result in results:
         component = result.plan.component.name
         manifest = Manifest(
+            format_version=version_for(result.entries),
             thermoq_version=version(),
             component=component,
             phase="baseline",
@@ -351,6 +386,7 @@ def _write_manifests(
             bit_width=config.bit_width,
             time_groups=groups,
             schedule=schedule,
+            activation_bits=config.activation_bits if activations else None,
             tensors=result.entries,
             report=report,
         )

@@ -10,11 +10,12 @@ from pathlib import Path
 from thermoq.candidates import candidates_for
 from thermoq.checkpoint import Checkpoint, Component, MappedFiles, StoredTensor
 from thermoq.checkpoint.untrusted import bad_tensor, shown
-from thermoq.checkpoint.writer import StoredPart
+from thermoq.checkpoint.writer import StoredPart, activation_parts
 from thermoq.config import LayerRule, QuantizationConfig
 from thermoq.duplicates import find_duplicates
 from thermoq.encodings import Q8_GROUP_SIZE, scheme_for
 from thermoq.layers import QUANTIZABLE_DTYPES, UNRECOGNISED, LayerPlan, resolve, unmatched
+from thermoq.rotation import Rotation, rotation_for
 from thermoq.weights import Scheme, matrix_shape
 
 _MANY_COPIED = 0.05  # share of a component's weights: biases and position tables stay below
@@ -26,6 +27,7 @@ class TensorPlan:
 
     `candidates` are what it may be stored as: one, or those that a size budget chooses between;
     until it has chosen, `scheme` is what a run of 2 bits would take. None are of copied tensors.
+    With `num_time_groups` above 0 that many activation parameters are stored beside it.
     """
 
     tensor: StoredTensor
@@ -33,6 +35,7 @@ class TensorPlan:
     scheme: Scheme | None
     candidates: tuple[Scheme, ...]
     same_as: str | None
+    num_time_groups: int = 0
 
     @property
     def num_weights(self) -> int:
@@ -55,8 +58,27 @@ class TensorPlan:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of it on disk: none where the bytes lie under `same_as`."""
-        return 0 if self.same_as else self.encoded_bytes
+        """Bytes of it on disk: none of the weights where they lie under `same_as`."""
+        return self.activation_bytes + (0 if self.same_as else self.encoded_bytes)
+
+    def rotation(self, config: QuantizationConfig) -> Rotation | None:
+        """Return the rotation of its inputs that the settings ask for, if it can have one."""
+        if config.resolved_rotation == "none" or self.scheme is None:
+            return None
+        assert self.layer.layer_class is not None
+        return rotation_for(
+            self.tensor.shape, self.layer.layer_class, self.scheme.bit_width, config.seed
+        )
+
+    @property
+    def activation_parts(self) -> tuple[StoredPart, ...]:
+        """The tensors that hold its activation parameters; none if it has none."""
+        return activation_parts(self.tensor.name, self.num_time_groups)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of the activation parameters."""
+        return sum(part.nbytes for part in self.activation_parts)
 
 
 @dataclass(frozen=True)
@@ -68,8 +90,14 @@ class ComponentPlan:
 
     @property
     def stored_parts(self) -> Mapping[str, tuple[StoredPart, ...]]:
-        """What the writer has to expect."""
-        return {plan.tensor.name: plan.encoded_parts for plan in self.tensors if not plan.same_as}
+        """What the writer has to expect; activation parameters go by the name of their first."""
+        expected: dict[str, tuple[StoredPart, ...]] = {}
+        for plan in self.tensors:
+            if not plan.same_as:
+                expected[plan.tensor.name] = plan.encoded_parts
+            if plan.activation_parts:
+                expected[plan.activation_parts[0].name] = plan.activation_parts
+        return expected
 
 
 def plan_component(
@@ -96,7 +124,7 @@ def plan_component(
         TensorPlan(tensor, *layers[name], same_as.get(name))
         for name, tensor in component.tensors.items()
     )
-    _check_names(plans)
+    check_names(plans)
     return ComponentPlan(component, plans)
 
 
@@ -124,7 +152,7 @@ def _candidates(
     return candidates_for(layer.layer_class, cols, choice)
 
 
-def _check_names(plans: Sequence[TensorPlan]) -> None:
+def check_names(plans: Sequence[TensorPlan]) -> None:
     """Refuse two tensors that would be stored under the same name."""
     owners: dict[str, str] = {}
     for plan in plans:
@@ -140,7 +168,8 @@ def _check_names(plans: Sequence[TensorPlan]) -> None:
 
 def _all_parts(plan: TensorPlan) -> list[StoredPart]:
     schemes = plan.candidates or (None,)
-    return [part for one in schemes for part in replace(plan, scheme=one).encoded_parts]
+    encoded = [part for one in schemes for part in replace(plan, scheme=one).encoded_parts]
+    return [*encoded, *plan.activation_parts]
 
 
 def pattern_warnings(checkpoint: Checkpoint, config: QuantizationConfig) -> list[str]:

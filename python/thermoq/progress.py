@@ -23,3 +23,23 @@ class NoProgress:
 
     def advance(self, tensor: str, nbytes: int) -> None:
         """Do nothing."""
+
+
+class StepProgress(Protocol):
+    """Told once how many steps a sampler makes, then of every step that is done."""
+
+    def start(self, task: str, total_steps: int, done: int) -> None:
+        """Begin `task` of so many steps, of which `done` were made before."""
+
+    def advance(self, where: str) -> None:
+        """Count a step as done; `where` says which one it was."""
+
+
+class NoSteps:
+    """Says nothing."""
+
+    def start(self, task: str, total_steps: int, done: int) -> None:
+        """Do nothing."""
+
+    def advance(self, where: str) -> None:
+        """Do nothing."""

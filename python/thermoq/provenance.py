@@ -47,6 +47,7 @@ def describe(
     model: Path,
     output: Path,
     input_fingerprint: str,
+    calibration_fingerprint: str | None = None,
 ) -> Provenance:
     """Return the provenance of a run on this machine."""
     build = build_info()
@@ -64,7 +65,7 @@ def describe(
         input_path=str(model),
         output_path=str(output),
         input_fingerprint=input_fingerprint,
-        calibration_fingerprint=None,
+        calibration_fingerprint=calibration_fingerprint,
         times_s=stopwatch.times_s(),
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from thermoq import summary
+from thermoq.activations import Activations
 from thermoq.assessment import Figures, Run, assess
 from thermoq.build import version
 from thermoq.config import QuantizationConfig
@@ -17,6 +18,7 @@ from thermoq.plan import TensorPlan
 from thermoq.prior import prior_parameters
 from thermoq.report.model import (
     BudgetResult,
+    CalibrationSummary,
     LayerRow,
     Provenance,
     Report,
@@ -95,20 +97,14 @@ class Validated:
 def validate(
     layers: Sequence[LayerResult], trajectory: Trajectory, config: QuantizationConfig
 ) -> Validated:
-    """Give each layer its time parameters and measure their jumps (Phase 1)."""
-    timed = [
-        replace(
-            layer,
-            time_parameters=prior_parameters(
-                layer.spectral_concentration,
-                trajectory.schedule,
-                trajectory.time_groups,
-                config.activation_bits,
-            ),
-        )
-        for layer in layers
-        if layer.spectral_concentration is not None
-    ]
+    """Measure the jumps of the layers' time parameters (Phase 1).
+
+    Layers that have none from a calibration, and a spectral concentration, get those of the prior.
+    """
+    if not config.thermodynamic.validation.enabled:
+        return Validated(tuple(layers), None)
+    layers = [_with_prior(layer, trajectory, config) for layer in layers]
+    timed = [layer for layer in layers if layer.time_parameters is not None]
     if not timed:
         return Validated(tuple(layers), None)
     measured = smoothness(
@@ -128,6 +124,20 @@ def validate(
     )
 
 
+def _with_prior(
+    layer: LayerResult, trajectory: Trajectory, config: QuantizationConfig
+) -> LayerResult:
+    if layer.spectral_concentration is None:
+        return layer
+    parameters = prior_parameters(
+        layer.spectral_concentration,
+        trajectory.schedule,
+        trajectory.time_groups,
+        config.activation_bits,
+    )
+    return replace(layer, time_parameters=parameters)
+
+
 def build_report(
     *,
     model_name: str,
@@ -136,18 +146,21 @@ def build_report(
     results: Sequence[ComponentResult],
     validated: Validated,
     forecast: Forecast | None,
+    activations: Activations | None,
     sizes: Sizes,
     warnings: Sequence[str],
     provenance: Provenance,
     run: Run,
 ) -> Report:
-    """Return the report of a run; `forecast` is that of a run with a size budget."""
+    """Return the report of a run.
+
+    `forecast` is that of a run with a size budget, `activations` of one with a calibration.
+    """
     plans = [plan for result in results for plan in result.plan.tensors]
     layers = [summary.layer_row(layer) for layer in validated.layers]
     headline = headline_settings(config, [result.plan for result in results])
     choice = headline.encoding_choice
-    timed = any(row.time_parameters is not None for row in layers)
-    source: ParameterSource = "noise-schedule prior" if timed else "none"
+    source = _source(layers)
     cosine = summary.cosine_similarity(layers)
     return Report(
         thermoq_version=version(),
@@ -162,15 +175,17 @@ def build_report(
         minimum_bits=choice.minimum_bits_of(headline.bit_width),
         activation_bits=config.activation_bits,
         num_time_groups=config.num_time_groups,
-        sampling_steps=config.resolved_sampling_steps,
+        sampling_steps=_sampling_steps(config, activations),
         settings=config.model_dump(mode="json"),
         parameter_source=source,
         cosine_similarity=cosine,
+        output_cosine_similarity=summary.output_cosine_similarity(layers),
         relative_squared_error=summary.relative_squared_error(layers),
         compression_ratio=sizes.source_bytes / sizes.model_bytes,
         nominal_compression_ratio=summary.nominal_compression_ratio(plans, headline.bit_width),
         model_size_mb=sizes.model_bytes / 1e6,
         budget=_budget(config, forecast, layers, plans, sizes),
+        calibration=_calibration(activations),
         sizes=sizes,
         layer_classes=summary.class_rows(layers, plans),
         layers=layers,
@@ -183,6 +198,37 @@ def build_report(
         warnings=list(warnings),
         provenance=provenance,
         **_thermodynamic_part(config, trajectory, validated, layers, cosine, source, run),
+    )
+
+
+def _source(layers: Sequence[LayerRow]) -> ParameterSource:
+    """Return where the layers' time parameters come from: all of a run's have one source."""
+    sources = (row.time_parameters.parameter_source for row in layers if row.time_parameters)
+    return next(sources, "none")
+
+
+def _sampling_steps(config: QuantizationConfig, activations: Activations | None) -> int:
+    """Return the sampler steps that were asked for, else those of the calibration, else 50."""
+    if config.sampling_steps is None and activations is not None:
+        return activations.calibration.description.steps
+    return config.resolved_sampling_steps
+
+
+def _calibration(activations: Activations | None) -> CalibrationSummary | None:
+    if activations is None:
+        return None
+    description = activations.calibration.description
+    return CalibrationSummary(
+        sampler=description.sampler,
+        steps=description.steps,
+        guidance=description.guidance,
+        seed=description.seed,
+        num_samples=description.num_samples,
+        data_share=description.data_share,
+        bin_starts=list(description.bin_starts),
+        rows_per_bin=description.rows_per_bin,
+        num_layers=len(activations.parameters),
+        not_measured=list(activations.not_measured),
     )
 
 
@@ -217,8 +263,8 @@ def report_for_manifest(report: Report) -> dict[str, Any]:
     """
     exclude: dict[str, Any] = {
         "provenance": _VARYING_PROVENANCE,
-        "settings": {"threads"},
-        "assessment": {"next_command"},
+        "settings": {"threads", "calibration"},
+        "assessment": {"next_command", "then_command"},
         "layers": {"__all__": {"time_parameters": _DERIVED_TIME_PARAMETERS}},
     }
     return report.model_dump(mode="json", exclude=exclude, exclude_none=True)
@@ -263,7 +309,9 @@ def _thermodynamic_part(
         "mean_boundary_score": figures.mean_boundary_score,
         "std_boundary_score": figures.std_boundary_score,
         "common_violation_patterns": common_violation_patterns(violations),
-        "patterns": find_patterns(violations, config.num_time_groups, timesteps=timesteps),
+        "patterns": find_patterns(
+            violations, config.num_time_groups, timesteps=timesteps, source=source
+        ),
         "thermodynamics": _thermodynamics(config, trajectory, measured, layers),
         "assessment": assess(figures, run),
     }

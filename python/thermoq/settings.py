@@ -33,15 +33,12 @@ from thermoq.encodings import (
     EncodingChoice,
     MatrixEncoding,
 )
-from thermoq.terms import Method
+from thermoq.terms import Grouping, Method
 
 PHASE_1_ONLY = "this version of thermoq has Phase 1 only"
-_NOT_YET = "not in this version of thermoq"
 # What there is of a setting, and values of later versions.
 _LATER = {
     "encoding": ("affine or coded", ("trellis",)),
-    "method": ("minmax or lsq", ("hessian",)),
-    "rotation": ("none", ("hadamard",)),
 }
 DEFAULT_SAMPLING_STEPS = 50
 
@@ -169,7 +166,7 @@ class QuantizationConfig(Settings):
     _places: _Places = PrivateAttr(default_factory=_Places)
     bit_width: BitWidth = Field(default=2, description="2, 4 or 8")
     # Each of these is checked against those above it.
-    method: Method | None = Field(default=None, description="minmax, lsq or null")
+    method: Method | None = Field(default=None, description="minmax, lsq, hessian or null")
     encoding: MatrixEncoding | None = Field(default=None, description="affine, coded or null")
     group_size: GroupSize | None = Field(default=None, description="a multiple of 8, or null")
     super_block: SuperBlock | None = Field(
@@ -177,10 +174,15 @@ class QuantizationConfig(Settings):
     )
     scale_bits: ParameterBits | None = Field(default=None, description="1 to 8, or null")
     minimum_bits: ParameterBits | None = Field(default=None, description="1 to 8, or null")
-    rotation: Literal["none"] | None = Field(default=None, description="none or null")
+    rotation: Literal["none", "hadamard"] | None = Field(
+        default=None, description="none, hadamard or null"
+    )
     num_time_groups: int = Field(default=4, ge=1, description="an integer of at least 1")
     activation_bits: Literal[4, 8] = Field(default=8, description="4 or 8")
-    calibration: None = Field(default=None, description=f"null ({_NOT_YET})")
+    calibration: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="the path of a calibration file, or null"
+    )
+    grouping: Grouping = Field(default="uniform", description="uniform or adaptive")
     sampling_steps: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="an integer of at least 1, or null"
     )
@@ -226,7 +228,7 @@ class QuantizationConfig(Settings):
     def _fits_q8_and_lsq(cls, value: int | None, info: ValidationInfo) -> int | None:
         if info.data.get("bit_width") == 8 and value not in (None, Q8_GROUP_SIZE):
             raise _expected(f"{Q8_GROUP_SIZE} or null (bit_width 8 has groups of {Q8_GROUP_SIZE})")
-        if (value or 0) > MAX_LSQ_GROUP_SIZE and info.data.get("method") in (None, "lsq"):
+        if (value or 0) > MAX_LSQ_GROUP_SIZE and info.data.get("method") != "minmax":
             raise _expected(f"at most {MAX_LSQ_GROUP_SIZE} (method lsq), or null")
         return value
 
@@ -256,6 +258,13 @@ class QuantizationConfig(Settings):
                 _check_rule(index, rule, bits, choice)
         return rules
 
+    @field_validator("grouping")
+    @classmethod
+    def _is_measured(cls, value: Grouping, info: ValidationInfo) -> Grouping:
+        if value == "adaptive" and info.data.get("calibration", "") is None:
+            raise _expected("uniform (adaptive needs a calibration)")
+        return value
+
     @field_validator("max_shard_size", "max_size")
     @classmethod
     def _is_a_size(cls, value: str | int | None, info: ValidationInfo) -> str | int | None:
@@ -273,6 +282,16 @@ class QuantizationConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_what_the_method_needs(self) -> QuantizationConfig:
+        if self.method == "hessian" and self.calibration is None:
+            what = "minmax, lsq or null (hessian needs a calibration)"
+            raise _expected(what, at=("method",), got=self.method)
+        if self.rotation == "hadamard" and self.resolved_method == "minmax":
+            what = "none or null (hadamard needs method lsq or hessian)"
+            raise _expected(what, at=("rotation",), got=self.rotation)
+        return self
+
     def with_places(self, places: Mapping[str, str]) -> QuantizationConfig:
         """Return the same settings, knowing where keys were given (a flag; file, line and key)."""
         copy = self.model_copy()
@@ -286,7 +305,15 @@ class QuantizationConfig(Settings):
     @property
     def resolved_method(self) -> Method:
         """The weight method."""
-        return self.method or "lsq"
+        return self.method or ("lsq" if self.calibration is None else "hessian")
+
+    @property
+    def resolved_rotation(self) -> Literal["none", "hadamard"]:
+        """The rotation of inputs: by default where it measured better (docs/weight-methods.md)."""
+        if self.rotation is not None:
+            return self.rotation
+        pays = self.resolved_method == "hessian" and self.encoding == "affine"
+        return "hadamard" if pays else "none"
 
     @property
     def fits_lsq(self) -> bool:
@@ -354,7 +381,7 @@ def _check_rule(index: int, rule: LayerRule, bits: int, run: EncodingChoice) -> 
     """Refuse a rule of `layers` that goes well by itself, but not with the run's settings."""
     if rule.encoding == "coded" and run.method == "minmax":
         raise _expected("affine (coded needs method lsq)", at=(index, "encoding"), got="coded")
-    if (rule.group_size or 0) > MAX_LSQ_GROUP_SIZE and run.method == "lsq":
+    if (rule.group_size or 0) > MAX_LSQ_GROUP_SIZE and run.method != "minmax":
         what = f"at most {MAX_LSQ_GROUP_SIZE} (method lsq)"
         raise _expected(what, at=(index, "group_size"), got=rule.group_size)
     choice = run.for_rule(rule.encoding, rule.group_size)

@@ -117,10 +117,11 @@ class _Problem:
             return Fitted(tuple(self._plans), 0.0)
         # The decimal number that was typed, not the binary one below or above it; and a quotient
         # of bytes and weights means those bytes, however it was rounded.
-        most = math.floor(Fraction(repr(target_bits)) * num_weights / 8 + _ROUNDED_OFF)
+        beside = sum(tensor.activation_bytes for part in self._plans for tensor in part.tensors)
+        most = math.floor(Fraction(repr(target_bits)) * num_weights / 8 + _ROUNDED_OFF) - beside
         least = smallest_bytes(self._curves)
         if least > most:
-            fewest = _up_to_thousandths(8 * least, num_weights)
+            fewest = _up_to_thousandths(8 * (least + beside), num_weights)
             raise UsageError(
                 f"{place}: expected at least {fewest} (the fewest bits per quantized weight that "
                 f"these settings and `layers` rules allow), got {target_bits:g}"

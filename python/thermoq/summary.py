@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from thermoq.candidates import kind_of
 from thermoq.checkpoint.layout import DENOISERS
 from thermoq.metrics import LayerJumps
+from thermoq.outputs import OutputError
 from thermoq.plan import TensorPlan
 from thermoq.report.model import (
     ClassRow,
@@ -30,23 +34,28 @@ class LayerResult:
     plan: TensorPlan
     error: WeightError
     method: Method
+    output: OutputError | None = None
     spectral_concentration: float | None = None
     time_parameters: TimeParameters | None = None
     jumps: LayerJumps | None = None
 
     @property
     def in_headline(self) -> bool:
-        """True if the layer counts in the smoothness figures: if it runs at every timestep.
+        """True if the layer counts in the smoothness figures: if it runs at every timestep."""
+        return runs_along_the_trajectory(self.component, self.plan)
 
-        Tables are looked up, not run; text encoders and VAEs run before and after the trajectory.
-        """
-        runs = self.component in ("", *DENOISERS)
-        return runs and self.plan.layer.layer_class != "table"
+
+def runs_along_the_trajectory(component: str, plan: TensorPlan) -> bool:
+    """Tell whether a layer runs at every timestep, as all do but tables and those of other models.
+
+    Tables are looked up, not run; text encoders and VAEs run before and after the trajectory.
+    """
+    return component in ("", *DENOISERS) and plan.layer.layer_class != "table"
 
 
 def layer_row(result: LayerResult) -> LayerRow:
     """Return the report's row of a quantized tensor."""
-    plan, error = result.plan, result.error
+    plan, error, output = result.plan, result.error, result.output
     assert plan.scheme is not None
     assert plan.layer.layer_class is not None
     return LayerRow(
@@ -67,6 +76,8 @@ def layer_row(result: LayerResult) -> LayerRow:
         bits_per_weight=bits_per_weight(plan.encoded_bytes, plan.num_weights),
         relative_squared_error=error.relative_squared_error,
         cosine_similarity=error.cosine_similarity,
+        output_relative_squared_error=None if output is None else output.relative_squared_error,
+        output_cosine_similarity=None if output is None else output.cosine_similarity,
         max_error=error.max_error,
         squared_error=error.squared_error,
         source_energy=error.source_energy,
@@ -148,6 +159,12 @@ def relative_squared_error(layers: Sequence[LayerRow]) -> float | None:
     return squared / energy if energy else 0.0
 
 
+def output_cosine_similarity(layers: Sequence[LayerRow]) -> float | None:
+    """Return the calibrated layers' output cosine, averaged by weights; None if there are none."""
+    known = [row for row in layers if row.output_cosine_similarity is not None]
+    return weighted_mean(known, lambda row: row.output_cosine_similarity or 0.0)
+
+
 def cosine_similarity(layers: Sequence[LayerRow]) -> float | None:
     """The layers' cosines, averaged with their number of weights; None without weights."""
     return weighted_mean(layers, lambda row: row.cosine_similarity)
@@ -205,13 +222,15 @@ def sizes(
 
 def _time_parameters(result: LayerResult) -> LayerTimeParameters | None:
     parameters, jumps = result.time_parameters, result.jumps
-    if parameters is None or jumps is None or result.spectral_concentration is None:
+    if parameters is None or jumps is None:
         return None
     return LayerTimeParameters(
         parameter_source=parameters.source,
         spectral_concentration=result.spectral_concentration,
         scale=parameters.scale.tolist(),
         zero_point=parameters.zero_point.tolist(),
+        bin_minimum=_listed(parameters.bin_minimum),
+        bin_maximum=_listed(parameters.bin_maximum),
         scale_jump=jumps.scale_jump.tolist(),
         zero_point_jump=jumps.zero_point_jump.tolist(),
         unclipped_scale_jump=jumps.unclipped_scale_jump.tolist(),
@@ -219,6 +238,10 @@ def _time_parameters(result: LayerResult) -> LayerTimeParameters | None:
         smoothness_score=jumps.smoothness_score,
         violation_count=jumps.violation_count,
     )
+
+
+def _listed(values: NDArray[np.float64] | None) -> list[float] | None:
+    return None if values is None else values.tolist()
 
 
 def bits_per_weight(nbytes: int, num_weights: int) -> float:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermoq import _core
 from thermoq.errors import InputError
-from thermoq.terms import Encoding, Method
+from thermoq.rotation import Rotation
+from thermoq.terms import Encoding
 
 StoredParts = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -75,12 +77,16 @@ class Matrix:
 
 @dataclass(frozen=True)
 class QuantizedMatrix:
-    """Codes and parameters of a matrix [rows, cols], by suffix as they are stored."""
+    """Codes and parameters of a matrix [rows, cols], by suffix as they are stored.
+
+    With a `rotation` they are those of the rotated matrix, and decoding undoes it.
+    """
 
     scheme: Scheme
     rows: int
     cols: int
     parts: dict[str, NDArray[np.generic]]
+    rotation: Rotation | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ def quantize(
     matrix: Matrix,
     scheme: Scheme,
     *,
-    method: Method = "minmax",
+    method: Literal["minmax", "lsq"] = "minmax",
     importances: NDArray[np.float32] | None = None,
     threads: int = 0,
 ) -> tuple[QuantizedMatrix, WeightError]:
@@ -244,6 +250,8 @@ def dequantize(
     matrix: QuantizedMatrix, dtype: str = "F32", *, threads: int = 0
 ) -> NDArray[np.uint8]:
     """Decode to bytes of `dtype` ("F32", "F16" or "BF16"), row-major [rows, cols]."""
+    if matrix.rotation is not None:
+        return _unrotated(matrix, matrix.rotation, dtype, threads)
     scheme, shape = matrix.scheme, (matrix.rows, matrix.cols)
 
     def halves(suffix: str) -> NDArray[np.uint16]:
@@ -281,6 +289,26 @@ def dequantize(
         FLOAT_TYPES[dtype],
         threads,
     )
+
+
+def _unrotated(
+    matrix: QuantizedMatrix, rotation: Rotation, dtype: str, threads: int
+) -> NDArray[np.uint8]:
+    inner = QuantizedMatrix(matrix.scheme, matrix.rows, matrix.cols, matrix.parts)
+    decoded = dequantize(inner, "F32", threads=threads).view(np.float32)
+    values = rotation.backward(decoded.reshape(matrix.rows, matrix.cols), threads)
+    data = values.reshape(-1).view(np.uint8)
+    if dtype == "F32":
+        return data
+    return _core.convert(data, FLOAT_TYPES["F32"], FLOAT_TYPES[dtype], threads)[0]
+
+
+def to_floats(matrix: Matrix, threads: int = 0) -> NDArray[np.float32]:
+    """Return the weights as f32 [rows, cols]."""
+    data = matrix.data
+    if matrix.dtype != "F32":
+        data, _ = _core.convert(data, FLOAT_TYPES[matrix.dtype], FLOAT_TYPES["F32"], threads)
+    return np.array(data).view(np.float32).reshape(matrix.rows, matrix.cols)
 
 
 def spectral_concentration(

@@ -6,18 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from thermoq.activations import Activations
+from thermoq.calibration.file import layer_name
+from thermoq.calibration.statistics import CalibratedInput
 from thermoq.checkpoint import MappedFiles
 from thermoq.checkpoint.manifest import CopiedTensor, QuantizedTensor, TensorEntry
 from thermoq.checkpoint.untrusted import naming
 from thermoq.checkpoint.writer import CheckpointWriter, WrittenFiles
 from thermoq.config import QuantizationConfig
 from thermoq.fingerprint import Fingerprint
+from thermoq.methods import quantize_layer
 from thermoq.plan import ComponentPlan, TensorPlan
 from thermoq.prior import POWER_ITERATIONS
 from thermoq.progress import Progress
 from thermoq.provenance import Stopwatch
+from thermoq.rotation import Rotation
 from thermoq.summary import LayerResult
-from thermoq.weights import Matrix, as_matrix, quantize, spectral_concentration
+from thermoq.time_parameters import TimeParameters
+from thermoq.weights import Matrix, as_matrix, spectral_concentration
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,14 @@ class ComponentResult:
     written: WrittenFiles
 
 
+@dataclass(frozen=True)
+class _WrittenParameters:
+    """The activation parameters of a layer and the checksum of what was written; or nothing."""
+
+    parameters: TimeParameters | None = None
+    sha256: str | None = None
+
+
 class Worker:
     """Runs the tensors of one component through the core, in the order of their bytes."""
 
@@ -40,6 +57,7 @@ class Worker:
         fingerprint: Fingerprint,
         stopwatch: Stopwatch,
         progress: Progress,
+        activations: Activations | None = None,
     ) -> None:
         self._config = config
         self._method = config.resolved_method
@@ -47,6 +65,7 @@ class Worker:
         self._fingerprint = fingerprint
         self._stopwatch = stopwatch
         self._progress = progress
+        self._activations = activations
 
     def start(self, plans: Sequence[ComponentPlan]) -> None:
         """Tell the progress how much there is to do."""
@@ -80,7 +99,14 @@ class Worker:
                     layers[tensor.name], sha256 = self._quantize(
                         component.name, tensor_plan, writer
                     )
-                entries[tensor.name] = _entry(tensor_plan, sha256)
+                measured = self._measured(component.name, tensor_plan, writer)
+                entries[tensor.name] = _entry(
+                    tensor_plan, sha256, measured.sha256, tensor_plan.rotation(self._config)
+                )
+                if tensor.name in layers:  # what it repeats may have parameters of its own
+                    layers[tensor.name] = replace(
+                        layers[tensor.name], time_parameters=measured.parameters
+                    )
                 self._files.release(tensor)
                 self._progress.advance(tensor.name, tensor.nbytes)
             with self._stopwatch.measure("write_s"):
@@ -93,10 +119,16 @@ class Worker:
         assert plan.scheme is not None
         matrix = self._matrix(plan)
         with self._stopwatch.measure("quantize_s"), naming(plan.tensor.path, plan.tensor.name):
-            quantized, error = quantize(
-                matrix, plan.scheme, method=self._method, threads=self._config.threads
+            layer = quantize_layer(
+                matrix,
+                plan.scheme,
+                self._method,
+                calibrated=self._calibrated(component, plan),
+                rotation=plan.rotation(self._config),
+                threads=self._config.threads,
             )
-        result = LayerResult(component, plan, error, self._method)
+        quantized = layer.matrix
+        result = LayerResult(component, plan, layer.error, layer.method, output=layer.output)
         result = self._with_concentration(result, matrix)
         with self._stopwatch.measure("write_s"):
             sha256 = writer.write(plan.tensor.name, list(quantized.parts.values()))
@@ -110,8 +142,9 @@ class Worker:
         return self._with_concentration(result, self._matrix(plan))
 
     def _with_concentration(self, result: LayerResult, matrix: Matrix) -> LayerResult:
-        """Add what the prior needs to know, if the layer is to have time parameters."""
-        if not result.in_headline or not self._config.thermodynamic.validation.enabled:
+        """Add what the prior needs to know, if the layer is to have its time parameters."""
+        wanted = self._activations is None and self._config.thermodynamic.validation.enabled
+        if not result.in_headline or not wanted:
             return replace(result, spectral_concentration=None)
         with self._stopwatch.measure("parameter_source_s"):
             kappa = spectral_concentration(
@@ -123,13 +156,39 @@ class Worker:
             )
         return replace(result, spectral_concentration=kappa)
 
+    def _measured(
+        self, component: str, plan: TensorPlan, writer: CheckpointWriter
+    ) -> _WrittenParameters:
+        """Write the activation parameters that a calibration gives the layer, if it does."""
+        if self._activations is None or not plan.activation_parts:
+            return _WrittenParameters()
+        parameters = self._activations.parameters[component, plan.tensor.name]
+        arrays: list[NDArray[np.generic]] = [
+            parameters.scale.astype(np.float16),
+            parameters.zero_point.astype(np.uint8),
+        ]
+        with self._stopwatch.measure("write_s"):
+            sha256 = writer.write(plan.activation_parts[0].name, arrays)
+        return _WrittenParameters(parameters, sha256)
+
+    def _calibrated(self, component: str, plan: TensorPlan) -> CalibratedInput | None:
+        """Return what a calibration knows of the layer's inputs."""
+        if self._activations is None:
+            return None
+        return self._activations.calibration.input_of(layer_name(component, plan.tensor.name))
+
     def _matrix(self, plan: TensorPlan) -> Matrix:
         tensor = plan.tensor
         data = self._files.bytes(tensor)
         return as_matrix(data, tensor.dtype, tensor.shape, plan.layer.row_dimension)
 
 
-def _entry(plan: TensorPlan, sha256: str | None) -> TensorEntry:
+def _entry(
+    plan: TensorPlan,
+    sha256: str | None,
+    activation_sha256: str | None,
+    rotation: Rotation | None,
+) -> TensorEntry:
     tensor = plan.tensor
     if plan.scheme is None:
         return CopiedTensor(
@@ -153,4 +212,7 @@ def _entry(plan: TensorPlan, sha256: str | None) -> TensorEntry:
         scale_bits=plan.scheme.scale_bits or None,
         minimum_bits=plan.scheme.minimum_bits or None,
         row_dimension=plan.layer.row_dimension,
+        activation_sha256=activation_sha256,
+        rotation=None if rotation is None else "hadamard",
+        rotation_seed=None if rotation is None else rotation.seed,
     )

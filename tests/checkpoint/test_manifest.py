@@ -20,6 +20,7 @@ from thermoq.checkpoint.manifest import (
     check_checksum,
     parse_manifest,
     read_content,
+    version_for,
     write_manifest,
 )
 from thermoq.errors import InputError
@@ -87,6 +88,23 @@ def test_round_trip(tmp_path: Path) -> None:
     of_coded = {"super_block", "scale_bits", "minimum_bits"}
     assert of_coded & content["tensors"]["a.weight"].keys() == set()
     assert of_coded < content["tensors"]["c.weight"].keys()
+
+
+ROTATED = AFFINE.model_copy(update={"rotation": "hadamard", "rotation_seed": 2**64 - 1})
+
+
+def test_rotated_tensors_are_version_2(tmp_path: Path) -> None:
+    assert version_for(MANIFEST.tensors) == 1
+    entries = MANIFEST.tensors | {"a.weight": ROTATED}
+    assert version_for(entries) == 2
+    manifest = MANIFEST.model_copy(update={"tensors": entries, "format_version": 2})
+    write_manifest(manifest, tmp_path)
+    assert read_manifest(tmp_path) == manifest
+    content = json.loads((tmp_path / "thermoq.json").read_text())
+    assert content["format_version"] == 2
+    keys = {"rotation": "hadamard", "rotation_seed": 2**64 - 1}
+    assert content["tensors"]["a.weight"].items() >= keys.items()
+    assert not any(keys.keys() & content["tensors"][name].keys() for name in ("c.weight", "a.bias"))
 
 
 def test_a_tensor_a_line(tmp_path: Path) -> None:
@@ -190,6 +208,14 @@ def set_coded(key: str, value: object) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def set_rotation(rotation: object, seed: object, **other: object) -> Callable[..., None]:
+    def change(content: dict[str, Any]) -> None:
+        content["format_version"] = 2
+        content["tensors"]["a.weight"] |= {"rotation": rotation, "rotation_seed": seed, **other}
+
+    return change
+
+
 def set_top(key: str, value: object) -> Callable[[dict[str, Any]], None]:
     def change(content: dict[str, Any]) -> None:
         content[key] = value
@@ -218,9 +244,10 @@ def drop(key: str) -> Callable[[dict[str, Any]], None]:
 
 ENTRY = r"tensor 'a\.weight'"
 WRONG = [
-    (set_top("format_version", 2), r"expected format_version 1, got 2$"),
-    (set_top("format_version", "1"), r"expected format_version 1, got '1'$"),
-    (drop("format_version"), r"expected format_version 1, got None$"),
+    (set_top("format_version", 3), r"expected format_version 1 or 2, got 3$"),
+    (set_top("format_version", 0), r"expected format_version 1 or 2, got 0$"),
+    (set_top("format_version", "1"), r"expected format_version 1 or 2, got '1'$"),
+    (drop("format_version"), r"expected format_version 1 or 2, got None$"),
     (set_top("format", "gguf"), r"format: .*got 'gguf'$"),
     (drop("tensors"), r"tensors: Field required"),
     (set_top("tensors", []), r"tensors: "),
@@ -293,6 +320,25 @@ WRONG = [
     (set_entry("row_dimension", 2), rf"{ENTRY}: .*row_dimension.*got 2$"),
     (set_entry("shape", []), rf"{ENTRY}: .*expected a dimension of the shape as row_dimension"),
     (set_entry("layer_class", "tail"), rf"{ENTRY}: .*layer_class.*got 'tail'$"),
+    (
+        set_rotation("hadamard", None),
+        rf"{ENTRY}: .*expected rotation and rotation_seed together, got one of them$",
+    ),
+    (
+        set_rotation(None, 0),
+        rf"{ENTRY}: .*expected rotation and rotation_seed together, got one of them$",
+    ),
+    (set_rotation("random", 0), rf"{ENTRY}: affine\.rotation: .*hadamard.*got 'random'$"),
+    (set_rotation("hadamard", -1), rf"{ENTRY}: .*rotation_seed.*got -1$"),
+    (set_rotation("hadamard", 2**64), rf"{ENTRY}: .*rotation_seed.*got {2**64}$"),
+    (
+        set_rotation("hadamard", 0, shape=[3, 70, 1, 1]),
+        rf"{ENTRY}: .*expected a matrix with rotation",
+    ),
+    (
+        set_rotation("hadamard", 0, row_dimension=1),
+        rf"{ENTRY}: .*expected a matrix with rotation",
+    ),
 ]
 
 

@@ -464,8 +464,8 @@ WRONG_CONFIGURATIONS: dict[str, tuple[str, list[str]]] = {
     "twice": ("quantization:\n  seed: 1\n  seed: 2\n", ["c.yaml, line 3", "seed again"]),
     "bit width 3": ("quantization: {bit_width: 3}\n", ["c.yaml, line 1: bit_width: expected 2,"]),
     "a calibration": (
-        "quantization:\n  calibration: c.safetensors\n",
-        ["c.yaml, line 2: calibration: expected null (not in this version", "got 'c.safetensors'"],
+        "quantization:\n  calibration: [c.safetensors]\n",
+        ["c.yaml, line 2: calibration: expected the path of a calibration file", "got a list"],
     ),
     "code": ("quantization: !!python/object/apply:os.system [exit]\n", ["c.yaml, line 1", "tag"]),
     "not text": ("\x00", ["c.yaml", "malformed YAML"]),

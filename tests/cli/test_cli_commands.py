@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import thermoq
+from calibrations import calibrated
 from command_line import (
     Finished,
     run,
@@ -361,15 +362,18 @@ def test_demo_of_the_bundled_model(tmp_path: Path) -> None:
     report = read_json(tmp_path / "demo/report.json")
     assert report.thermodynamics is not None
     assert report.thermodynamics.num_layers_with_time_parameters > 0
+    assert report.parameter_source == "calibration"
     assert succeed(*shlex.split(printed["next"])[1:]).exit_code == 0
 
 
 @pytest.fixture
 def bundled(there: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small model in place of the bundled one."""
+    """A small model in place of the bundled one, with a calibration."""
     resources = SimpleNamespace(files=lambda package: there, as_file=importlib.resources.as_file)
     monkeypatch.setattr(demonstration, "resources", resources)
     monkeypatch.setattr(demonstration, "MODEL_FOLDER", "model")
+    monkeypatch.setattr(demonstration, "CALIBRATION_FILE", "calibration.safetensors")
+    calibrated(there / "model", there / "calibration.safetensors")
     return there
 
 
@@ -450,7 +454,11 @@ def test_the_next_command_runs(command: str, chain: str, there: Path) -> None:
     seen = []
     for _ in range(12):
         shown = succeed(*words, *([] if "--json" in words else ["--json"]))
-        step = json.loads(shown.stdout)["assessment"]["next_command"]
+        assessment = json.loads(shown.stdout)["assessment"]
+        step = assessment["next_command"]
+        if shlex.split(step)[1] == "calibrate":
+            calibrate_by_hand(step)
+            step = assessment["then_command"]
         assert step not in seen
         seen.append(step)
         name, *words = shlex.split(step)
@@ -463,11 +471,29 @@ def test_the_next_command_runs(command: str, chain: str, there: Path) -> None:
     assert any(Path(str(words[-1])).rglob("*.safetensors"))
 
 
+def calibrate_by_hand(command: str) -> None:
+    """Do what `thermoq calibrate` would, which needs torch and a model that can run."""
+    words = shlex.split(command)
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    assert words[:2] == ["thermoq", "calibrate"]
+    assert given.keys() <= {"--model", "--output", "--bins"}
+    num_bins = int(given.get("--bins", 20))
+    calibrated(Path(given["--model"]), Path(given["--output"]), num_bins=num_bins)
+
+
 @pytest.mark.parametrize("make", [unet, dit, dream])
-def test_the_next_command_runs_for_every_layout(make: Any, there: Path) -> None:
+@pytest.mark.parametrize("num_time_groups", [4, 30])
+def test_the_next_command_runs_for_every_layout(
+    make: Any, num_time_groups: int, there: Path
+) -> None:
     make(Path("other"))
-    report = json.loads(succeed("baseline", "--model", "other", "--output", "out", "--json").stdout)
-    succeed(*shlex.split(report["assessment"]["next_command"])[1:])
+    arguments = ["--model", "other", "--output", "out", "--num-time-groups", num_time_groups]
+    report = json.loads(succeed("baseline", *arguments, "--json").stdout)
+    calibrate_by_hand(report["assessment"]["next_command"])
+    words = shlex.split(report["assessment"]["then_command"])[1:]
+    measured = json.loads(succeed(*words, "--json").stdout)
+    assert measured["parameter_source"] == "calibration"
+    succeed(*shlex.split(measured["assessment"]["next_command"])[1:])
 
 
 def test_the_next_command_where_there_is_no_score(there: Path) -> None:

@@ -7,7 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from report_examples import example_report
+from report_examples import calibrated_report, example_report
 from thermoq.errors import InputError
 from thermoq.report.html import render_html, write_html
 from thermoq.report.model import Characteristic
@@ -31,6 +31,12 @@ CASES = {
     "threshold 1": {"threshold": 1.0},
     "coded": {"encoding": "coded"},
     "long names": {"name_prefix": "a_rather_long_module_name." * 12},
+    "calibrated": {"calibrated": True},
+    "calibrated, one time group": {"calibrated": True, "num_time_groups": 1},
+    "calibrated, one bin": {"calibrated": True, "num_time_groups": 1, "num_bins": 1},
+    "calibrated, no validation": {"calibrated": True, "validation": False},
+    "calibrated, none reached": {"calibrated": True, "time_parameters": False},
+    "calibrated, zero inputs": {"calibrated": True, "kappa_scale": 0},
 }
 
 
@@ -79,7 +85,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module", params=CASES)
 def page(request):
-    return Page(render_html(example_report(**CASES[request.param])))
+    given = dict(CASES[request.param])
+    make = calibrated_report if given.pop("calibrated", False) else example_report
+    return Page(render_html(make(**given)))
 
 
 def test_ids_are_unique_and_every_reference_is_there(page):
@@ -120,6 +128,9 @@ def test_every_chart_has_a_title_and_a_description(page):
     charts = [attributes for attributes in page.all("svg") if "viewbox" not in attributes]
     for attributes in charts:
         assert attributes["role"] == "img"
+        if "aria-label" in attributes:  # a strip in a table, which says it all in a line
+            assert "inputs from" in attributes["aria-label"]
+            continue
         assert len((attributes["aria-labelledby"] or "").split()) == 2
     assert charts
 
@@ -340,6 +351,48 @@ def test_a_large_model_stays_under_the_limit(tmp_path):
     )
     write_html(report, tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < 6_000_000
+
+
+def test_a_large_calibrated_model_stays_under_the_limit():
+    text = render_html(
+        calibrated_report(
+            num_layers=400, num_time_groups=20, name_prefix="model.diffusion_model.backbone."
+        )
+    )
+    assert len(text) < 6_000_000
+    many = render_html(calibrated_report(num_layers=100, num_time_groups=4, num_bins=400))
+    assert "The numbers are too many for a page" in many
+
+
+@pytest.mark.parametrize(
+    "name", ["expectations", "boundaries", "patterns", "trajectory", "profile", "layers"]
+)
+def test_a_measurement_is_called_one(name):
+    part = section(render_html(calibrated_report()), name)
+    assert "calibration: measured along the trajectory" in part
+    assert "prior" not in part
+    assert "ectral concentration" not in part
+
+
+def test_ranges_are_shown_for_calibrated_layers_alone():
+    report = calibrated_report(guidance=2.0)
+    part = section(render_html(report), "trajectory")
+    assert part.count("<svg height=") == len(report.layers)
+    assert "64 samples in 50 steps of DDIMScheduler, 20 bins, seed 3, guidance 2" in part
+    assert "Measured range" not in render_html(example_report())
+    none = render_html(calibrated_report(time_parameters=False))
+    assert "Measured range" not in none
+    assert "23 layers not reached or left out have no time parameters" in none
+
+
+def test_what_to_do_after_the_next_command_stands_below_it():
+    report = example_report()
+    then = report.assessment.model_copy(update={"then_command": "thermoq baseline --then <b>"})
+    text = render_html(report.model_copy(update={"assessment": then}))
+    assert "<h3>Then</h3>" in text
+    assert "--then</span>" in text
+    assert "&lt;b&gt;" in text
+    assert "<h3>Then</h3>" not in render_html(report)
 
 
 def test_very_many_time_groups_leave_their_numbers_to_the_json():

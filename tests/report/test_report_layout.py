@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from typing import get_args
 
 import pytest
-from report_examples import example_report
+from report_examples import calibrated_report, example_report
 from thermoq.assessment import PHASE_2_TARGET, PHASE_3_TARGET, band_of
 from thermoq.report import wording
 from thermoq.report.charts import (
@@ -19,6 +20,7 @@ from thermoq.report.charts import (
 )
 from thermoq.report.order import block_of, network_order
 from thermoq.report.profile import cell_title, layer_profile
+from thermoq.report.ranges import range_chart
 from thermoq.report.scales import Axis, decade_axis, even_steps, heat_scale, ratio_steps
 from thermoq.report.trajectory import scale_chart, time_bands, zero_point_chart
 from thermoq.terms import ParameterSource, Severity
@@ -332,3 +334,48 @@ def test_close_to_one_is_not_one(value, text):
 )
 def test_a_command_with_validation(command, again):
     assert wording.with_validation(command) == again
+
+
+def test_a_strip_is_the_outline_of_its_range():
+    report = calibrated_report(num_layers=3, num_time_groups=2, num_bins=4)
+    chart = range_chart(report)
+    assert [strip.name for strip in chart.strips] == [row.name for row in report.layers]
+    assert chart.edges == [pytest.approx(100 * 500 / 999, abs=0.01)]
+    strip = chart.strips[0]
+    numbers = [int(number) for number in re.findall(r"-?\d+", strip.path)]
+    assert min(numbers) == 0
+    assert max(numbers) == 1000
+    assert strip.path.startswith("M0 ")
+    assert strip.path.endswith("Z")
+    assert strip.path.count("H") == 2 * len(strip.low)
+    top, bottom = max(strip.high), min(strip.low)
+    assert strip.zero == pytest.approx(1000 * top / (top - bottom), abs=1)
+    widths = [high - low for low, high in zip(strip.low, strip.high, strict=True)]
+    assert strip.change == min(widths) / max(widths)
+
+
+def test_an_input_of_zeros_has_a_flat_strip():
+    report = calibrated_report(num_layers=1)
+    (row,) = report.layers
+    zeros = {"bin_minimum": [0.0] * 20, "bin_maximum": [0.0] * 20}
+    row = row.model_copy(update={"time_parameters": row.time_parameters.model_copy(update=zeros)})
+    (strip,) = range_chart(report.model_copy(update={"layers": [row]})).strips
+    assert (strip.zero, strip.change) == (0, 1.0)
+
+
+def test_no_strips_without_a_calibration_or_validation():
+    assert range_chart(example_report()) is None
+    assert range_chart(calibrated_report(validation=False)) is None
+    assert range_chart(calibrated_report(time_parameters=False)) is None
+
+
+def test_how_a_calibration_came_to_be():
+    summary = calibrated_report().calibration
+    assert wording.calibration_text(summary) == (
+        "64 samples in 50 steps of DDIMScheduler, 20 bins, seed 3"
+    )
+    mixed = summary.model_copy(update={"data_share": 0.5, "guidance": 4.0, "num_samples": 1})
+    assert wording.calibration_text(mixed) == (
+        "1 sample in 50 steps of DDIMScheduler, 20 bins, seed 3, guidance 4, 50% of the samples "
+        "from given data"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +34,8 @@ from thermoq.terms import LayerClass
 from thermoq.weights import FLOAT_TYPES, Scheme
 
 FORMAT_VERSION = 1
+ROTATED_VERSION = 2
+"""Of components with rotated tensors, which a reader of version 1 would misread."""
 SCHEDULE_KINDS = ("gaussian", "flow_matching", "masked")
 
 
@@ -111,6 +114,13 @@ class QuantizedTensor(_Tensor):
     scale_bits: ParameterBits | None = None
     minimum_bits: ParameterBits | None = None
     row_dimension: Annotated[int, Field(ge=0, le=1)] = 0
+    rotation: Literal["hadamard"] | None = Field(
+        default=None, description="of the inputs; the codes are those of the rotated matrix"
+    )
+    rotation_seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+    activation_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        default=None, description="of its activation parameters; null if it has none"
+    )
 
     @model_validator(mode="after")
     def _is_consistent(self) -> QuantizedTensor:
@@ -122,6 +132,10 @@ class QuantizedTensor(_Tensor):
             raise ValueError("expected 8 bits with q8 and 2 or 4 with affine and coded")
         if self.encoding == "q8" and self.group_size != Q8_GROUP_SIZE:
             raise ValueError(f"expected groups of {Q8_GROUP_SIZE} with q8")
+        if (self.rotation is None) != (self.rotation_seed is None):
+            raise ValueError("expected rotation and rotation_seed together, got one of them")
+        if self.rotation is not None and (len(self.shape) != 2 or self.row_dimension):
+            raise ValueError("expected a matrix with rotation")
         self._check_coded()
         return self
 
@@ -191,7 +205,7 @@ class Manifest(_Part):
     """One quantized component."""
 
     format: Literal["thermoq"] = "thermoq"
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = Field(default=1, description="2 with rotated tensors")
     thermoq_version: str
     component: str
     phase: str
@@ -199,8 +213,17 @@ class Manifest(_Part):
     bit_width: BitWidth
     time_groups: TimeGroupTable
     schedule: ScheduleEntry
+    activation_bits: Annotated[int, Field(ge=1, le=8)] | None = Field(
+        default=None, description="of the codes that activation zero points are among"
+    )
     tensors: dict[str, TensorEntry]
     report: dict[str, Any] = Field(description="the run's report, without what varies by machine")
+
+
+def version_for(entries: Mapping[str, TensorEntry]) -> Literal[1, 2]:
+    """Return the format version that a component with these tensors needs."""
+    rotated = any(isinstance(e, QuantizedTensor) and e.rotation for e in entries.values())
+    return 2 if rotated else 1
 
 
 def manifest_path(component_directory: Path) -> Path:
@@ -237,9 +260,11 @@ def parse_manifest(content: JsonObject, path: Path) -> Manifest:
     Raises InputError if it is malformed, or if it names an encoding, a schedule or a version that
     this thermoq does not know.
     """
-    if content.get("format_version") != FORMAT_VERSION:
+    if content.get("format_version") not in (FORMAT_VERSION, ROTATED_VERSION):
         got = shown(content.get("format_version"))
-        raise bad_file(path, f"expected format_version {FORMAT_VERSION}, got {got}")
+        raise bad_file(
+            path, f"expected format_version {FORMAT_VERSION} or {ROTATED_VERSION}, got {got}"
+        )
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:

@@ -21,7 +21,8 @@ from thermoq.checkpoint.manifest import (
 )
 from thermoq.checkpoint.reader import Component, MappedFiles, StoredTensor
 from thermoq.checkpoint.untrusted import bad_tensor, shown
-from thermoq.checkpoint.writer import StoredPart
+from thermoq.checkpoint.writer import StoredPart, activation_parts
+from thermoq.rotation import Rotation
 from thermoq.weights import QuantizedMatrix, dequantize, from_matrix, matrix_shape
 
 _ARRAY_DTYPES = {"F16": np.float16, "U8": np.uint8, "I8": np.int8}
@@ -34,6 +35,12 @@ def stored_parts(name: str, entry: TensorEntry) -> tuple[StoredPart, ...]:
     rows, cols = matrix_shape(entry.shape, entry.row_dimension)
     parts = entry.scheme.stored_parts(rows, cols)
     return tuple(StoredPart(f"{name}.{suffix}", *part) for suffix, part in parts.items())
+
+
+def _activation_parts(name: str, manifest: Manifest) -> tuple[StoredPart, ...]:
+    entry = manifest.tensors[name]
+    has_some = not isinstance(entry, CopiedTensor) and entry.activation_sha256 is not None
+    return activation_parts(name, len(manifest.time_groups.time_group_starts) if has_some else 0)
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,11 @@ class QuantizedComponent:
             self.component.tensors[part.name]
             for part in stored_parts(owner, self.manifest.tensors[owner])
         ]
+
+    def activation_parts(self, name: str) -> list[StoredTensor]:
+        """Return where the activation parameters of tensor `name` lie; none if it has none."""
+        parts = _activation_parts(name, self.manifest)
+        return [self.component.tensors[part.name] for part in parts]
 
     def names(self) -> Iterator[str]:
         """Yield the original tensors' names in the order of their bytes in the files."""
@@ -83,9 +95,9 @@ class QuantizedComponent:
                 raw = np.array(raw)
             array = raw.view(_ARRAY_DTYPES[part.dtype]).reshape(part.shape)
             arrays[part.name.rpartition(".")[2]] = array
-        return QuantizedMatrix(
-            entry.scheme, *matrix_shape(entry.shape, entry.row_dimension), arrays
-        )
+        rows, cols = matrix_shape(entry.shape, entry.row_dimension)
+        rotation = None if entry.rotation_seed is None else Rotation(entry.rotation_seed, cols)
+        return QuantizedMatrix(entry.scheme, rows, cols, arrays, rotation)
 
     def release(self, name: str, files: MappedFiles) -> None:
         """Give the memory of the tensor's pages back."""
@@ -128,6 +140,9 @@ def _check(quantized: QuantizedComponent) -> None:
     path = manifest_path(quantized.component.directory)
     expected: set[str] = set()
     for name, entry in entries.items():
+        for part in _activation_parts(name, quantized.manifest):
+            expected.add(part.name)
+            _check_part(path, part, tensors)
         if entry.same_as is not None:
             _check_alias(path, name, entry, entries)
             continue
@@ -154,7 +169,7 @@ def _check_alias(
         raise bad_tensor(
             path, name, f"expected same_as to name a stored tensor, got {shown(entry.same_as)}"
         )
-    same = {"same_as": None, "sha256": None}
+    same = {"same_as": None, "sha256": None, "activation_sha256": None}
     ignored = {"reason"} if isinstance(entry, CopiedTensor) else {"layer_class"}
     one = entry.model_copy(update=same).model_dump(exclude=ignored)
     other = original.model_copy(update=same).model_dump(exclude=ignored)

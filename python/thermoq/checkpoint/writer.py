@@ -47,6 +47,16 @@ class StoredPart:
         return len(_json_text({self.name: self.header_entry(file_bytes)})) - len("{}") + len(",")
 
 
+def activation_parts(name: str, num_time_groups: int) -> tuple[StoredPart, ...]:
+    """Return what holds the activation parameters of tensor `name`; nothing for no time groups."""
+    if num_time_groups == 0:
+        return ()
+    return (
+        StoredPart(f"{name}.activation_scale", "F16", (num_time_groups,)),
+        StoredPart(f"{name}.activation_zero_point", "U8", (num_time_groups,)),
+    )
+
+
 @dataclass(frozen=True)
 class WrittenFiles:
     """What `CheckpointWriter` made: the safetensors files, their bytes, those of the headers."""

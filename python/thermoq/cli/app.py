@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from thermoq.cli.calibrate import calibrate
 from thermoq.cli.console import one_line
 from thermoq.cli.demo import demo
 from thermoq.cli.export import export
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (baseline, quantize, inspect, verify, export, demo):
+for command in (baseline, quantize, calibrate, inspect, verify, export, demo):
     app.command()(command)
 
 # What the parser raises for wrong usage: the base of its error classes, wherever typer keeps it.

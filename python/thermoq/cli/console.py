@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from thermoq.progress import NoProgress, Progress
+from thermoq.progress import NoProgress, NoSteps, Progress, StepProgress
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -71,6 +71,42 @@ class _Bar:
     def advance(self, tensor: str, nbytes: int) -> None:
         self._done += 1
         self._bars.update(self._task, advance=nbytes, done=self._done)
+
+
+@contextmanager
+def shown_steps(quiet: bool) -> Iterator[StepProgress]:
+    """The same for a sampler's steps."""
+    if quiet or not sys.stderr.isatty():
+        yield NoSteps()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    bars = RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[where]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bars:
+        yield _Steps(bars)
+
+
+class _Steps:
+    """Which step of which sample, and the time left, on one line."""
+
+    def __init__(self, bars: RichProgress) -> None:
+        self._bars = bars
+        self._task = bars.add_task("loading", total=None, where="")
+
+    def start(self, task: str, total_steps: int, done: int) -> None:
+        self._bars.update(self._task, description=task, total=total_steps, completed=done)
+
+    def advance(self, where: str) -> None:
+        self._bars.update(self._task, advance=1, where=where)
 
 
 def one_line(message: str) -> str:

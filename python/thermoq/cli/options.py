@@ -99,7 +99,17 @@ MinimumBits = Annotated[
 ]
 Method = Annotated[
     str | None,
-    typer.Option(help="minmax (round to nearest) or lsq (least squares).", show_default="lsq"),
+    typer.Option(
+        help="minmax (round to nearest), lsq (least squares) or hessian (by calibrated inputs).",
+        show_default="hessian with a calibration, else lsq",
+    ),
+]
+Rotation = Annotated[
+    str | None,
+    typer.Option(
+        help="none, or hadamard: spread outliers over the inputs of a layer.",
+        show_default="hadamard with hessian and affine, else none",
+    ),
 ]
 TargetBits = Annotated[
     float | None,
@@ -117,9 +127,24 @@ NumTimeGroups = Annotated[
 ActivationBits = Annotated[
     int | None, typer.Option(help="Bits of the activations: 4 or 8.", show_default="8", **_INTEGER)
 ]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(help="The file that `thermoq calibrate` wrote for this model."),
+]
+Grouping = Annotated[
+    str | None,
+    typer.Option(
+        help="With a calibration: uniform time groups, or adaptive to how ranges change.",
+        show_default="uniform",
+    ),
+]
 SamplingSteps = Annotated[
     int | None,
-    typer.Option(help="Sampler steps, recorded in the report.", show_default="50", **_INTEGER),
+    typer.Option(
+        help="Sampler steps, recorded in the report.",
+        show_default="the calibration's, or 50",
+        **_INTEGER,
+    ),
 ]
 Seed = Annotated[
     int | None, typer.Option(help="Seed of the power iteration.", show_default="0", **_INTEGER)
@@ -143,4 +168,50 @@ SmoothnessThreshold = Annotated[
 Phase = Annotated[
     str | None,
     typer.Option(help="baseline (Phase 1).", show_default="baseline"),
+]
+
+# Those of `calibrate`.
+
+Samples = Annotated[
+    int | None, typer.Option(help="Samples to draw.", show_default="64", **_INTEGER)
+]
+Steps = Annotated[
+    int | None, typer.Option(help="Steps of the sampler.", show_default="50", **_INTEGER)
+]
+Bins = Annotated[
+    int | None,
+    typer.Option(help="Fine time bins along the trajectory.", show_default="20", **_INTEGER),
+]
+Rows = Annotated[
+    int | None,
+    typer.Option(help="Input rows to keep in each bin.", show_default="100", **_INTEGER),
+]
+CalibrationSeed = Annotated[
+    int | None, typer.Option(help="Seed of all that is drawn.", show_default="0", **_INTEGER)
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="Guidance scale.", show_default="the pipeline's own", **_NUMBER),
+]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(help="A text file with a prompt a line.", show_default="empty prompts"),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Your own samples, mixed in: a folder of images, an .npy, a text file."),
+]
+Mix = Annotated[
+    float | None,
+    typer.Option(help="Share of the samples that is --data.", show_default="0.5", **_NUMBER),
+]
+Length = Annotated[
+    int | None,
+    typer.Option(help="Language models: tokens of a sample.", show_default="128", **_INTEGER),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        help="Pipelines: pixels of a sample's sides.", show_default="the model's own", **_INTEGER
+    ),
 ]

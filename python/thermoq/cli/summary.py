@@ -39,6 +39,9 @@ def print_summary(
                 f"relative squared error {significant(result.relative_squared_error)}",
             )
         )
+    if result.output_cosine_similarity is not None:
+        cosine = close_to_one(result.output_cosine_similarity)
+        lines.append(("outputs", f"cosine {cosine} of layer outputs, on the calibration's rows"))
     if result.budget is not None:
         lines.append(("budget", _budget_text(result.budget)))
     lines += _smoothness_lines(result)
@@ -83,4 +86,6 @@ def _smoothness_lines(result: Report) -> list[tuple[str, str]]:
         source = source_text(result.parameter_source)
         lines.append(("parameters", f"{source}; {result.thermodynamics.schedule}"))
     lines.append(("next", result.assessment.next_command))
+    if result.assessment.then_command is not None:
+        lines.append(("then", result.assessment.then_command))
     return lines

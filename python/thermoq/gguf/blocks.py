@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from thermoq.bit_streams import unpack
 from thermoq.weights import QuantizedMatrix, Scheme
 
 BlockType = Literal["Q2_K", "Q4_K", "Q4_1", "Q8_0"]
@@ -153,15 +154,3 @@ def _parameter_codes(
 
 def _codes(scheme: Scheme, cols: int, parts: dict[str, NDArray[np.generic]]) -> Bytes:
     return unpack(parts["codes"].view(np.uint8), scheme.bit_width, cols)
-
-
-def unpack(stream: Bytes, bits: int, count: int) -> Bytes:
-    """Return the first `count` codes of each row of a bit stream, low bits first: [rows, count]."""
-    if 8 % bits == 0:
-        shifts = np.arange(0, 8, bits, dtype=np.uint8)
-        codes: Bytes = (stream[:, :, None] >> shifts) & np.uint8(2**bits - 1)
-        return codes.reshape(stream.shape[0], stream.shape[1] * len(shifts))[:, :count]
-    single = np.unpackbits(stream, axis=1, count=count * bits, bitorder="little")
-    single = single.reshape(stream.shape[0], count, bits)
-    packed: Bytes = np.packbits(single, axis=2, bitorder="little")
-    return packed[:, :, 0]

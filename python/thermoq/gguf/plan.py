@@ -128,12 +128,16 @@ def _exact_blocks(entry: QuantizedTensor) -> BlockType | None:
     """Only matrices: loaders keep everything else as numbers (docs/gguf.md)."""
     if len(entry.shape) != 2 or entry.row_dimension != 0 or not math.prod(entry.shape):
         return None
+    if entry.rotation is not None:
+        return None
     return exact_type(entry.scheme, entry.shape[1])
 
 
 def _why_not(entry: QuantizedTensor) -> str:
     if len(entry.shape) != 2 or entry.row_dimension != 0:
         return f"{len(entry.shape)} dimensions"
+    if entry.rotation is not None:
+        return "rotated inputs, which GGUF cannot hold"
     multiple = 256 if entry.encoding == "coded" else 32
     if entry.shape[1] % multiple:
         return f"rows of {entry.shape[1]}, no multiple of {multiple}"

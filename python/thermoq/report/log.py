@@ -18,6 +18,7 @@ from thermoq.report.wording import (
     VALIDATION_KEY,
     budget_text,
     calibration_text,
+    close_to_one,
     counted,
     duration,
     fixed,
@@ -131,6 +132,13 @@ def _schedule(report: Report) -> Iterator[str]:
         )
 
 
+def _output(row: LayerRow) -> str:
+    if row.output_relative_squared_error is None:
+        return ""
+    error = significant(row.output_relative_squared_error)
+    return f"relative squared error of the output {error}, "
+
+
 def _layers(report: Report) -> Iterator[str]:
     for index, row in enumerate(network_order(report.layers), start=1):
         yield (
@@ -140,7 +148,7 @@ def _layers(report: Report) -> Iterator[str]:
             f"({significant(row.bits_per_weight)} bits/weight), "
             f"relative squared error {significant(row.relative_squared_error)}, "
             f"largest error {significant(row.max_error)}, cosine {fixed(row.cosine_similarity)}, "
-            f"{_stored(row)}"
+            f"{_output(row)}{_stored(row)}"
         )
 
 
@@ -233,6 +241,9 @@ def _headline(report: Report) -> Iterator[str]:
         yield from _scores(report, thermodynamics)
     sizes = report.sizes
     yield f"cosine similarity: {fixed(report.cosine_similarity)}"
+    if report.output_cosine_similarity is not None:
+        cosine = close_to_one(report.output_cosine_similarity)
+        yield f"output cosine similarity: {cosine}, on the calibration's rows"
     yield f"relative squared error: {significant(report.relative_squared_error)}"
     yield f"compression ratio: {significant(report.compression_ratio)} on disk"
     yield f"nominal compression ratio: {report.nominal_compression_ratio:.3g}, not measured"

@@ -106,6 +106,14 @@ class LayerRow(ReportPart):
     bits_per_weight: float = Field(description="of the encoding, stored once or not")
     relative_squared_error: float = Field(description="||W^ - W||^2 / ||W||^2; 0 for W = W^ = 0")
     cosine_similarity: float = Field(description="of W and W^ as vectors; 1 for W = W^ = 0")
+    output_relative_squared_error: float | None = Field(
+        default=None,
+        description="||W^ X - W X||^2 / ||W X||^2 on at most 256 of the calibration's rows X, to "
+        "which `hessian` was fitted; null without a calibration of the layer",
+    )
+    output_cosine_similarity: float | None = Field(
+        default=None, description="of W X and W^ X as vectors, on the same rows"
+    )
     max_error: float = Field(description="largest |W^ - W|")
     squared_error: float
     source_energy: float = Field(description="||W||^2")
@@ -310,6 +318,9 @@ class Report(ReportPart):
     violations: list[Violation] | None = None
     boundary_scores: list[float] | None = None
     cosine_similarity: float | None
+    output_cosine_similarity: float | None = Field(
+        description="mean over calibrated layers, weighted by their number of weights"
+    )
     relative_squared_error: float | None
     compression_ratio: float
     nominal_compression_ratio: float
