@@ -146,8 +146,12 @@ def machine() -> str:
 def print_table(results: Sequence[Result]) -> None:
     """Print the results with aligned columns."""
     head = ["what", "median", "quartiles", "target", "verdict", "detail"]
-    rows = [head, *(result.row() for result in results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    print_columns([head, *(result.row() for result in results)])
+
+
+def print_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells, each column as wide as its widest cell."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())

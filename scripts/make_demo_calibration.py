@@ -1,8 +1,8 @@
 """Make the calibration of the demo's model that `thermoq demo` uses without torch.
 
 The same as `thermoq calibrate` with its defaults, but for the rows: fewer, so that the file is
-small enough to ship. The bytes depend on torch's version and the CPU. Needs `pip install thermoq[torch]`;
-takes a minute on 2 cores.
+small enough to ship. The bytes depend on torch's version and the CPU. Needs `pip install
+thermoq[torch]`; takes a minute on 2 cores.
 """
 
 from __future__ import annotations

@@ -46,8 +46,6 @@ def test_every_setting_has_a_flag_of_its_name() -> None:
         "layers",
         "thermodynamic",
         "components",  # --component, once for each
-        # Features of later phases, accepted at their neutral values only.
-        "rotation",
     }
     keys = QuantizationConfig.model_fields.keys() - exempt
     assert {"--" + key.replace("_", "-") for key in keys} - flags_of("quantize") == set()

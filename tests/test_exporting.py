@@ -15,6 +15,7 @@ import thermoq
 from conftest import Run
 from safetensors import safe_open
 from safetensors_files import write_json, write_safetensors
+from thermoq import _core
 from thermoq.errors import InputError, UsageError
 
 Quantized = Callable[[str, str], Run]
@@ -51,6 +52,45 @@ def test_another_dtype_rounds_the_float32_value(
     for tensor, (stored, _, data) in after.items():
         assert stored == DTYPES[dtype]
         assert data == reference.encode_dtype(exact[tensor], stored), tensor
+
+
+def test_rotated_tensors_come_back_in_every_dtype(quantized: Quantized, tmp_path: Path) -> None:
+    run = quantized("dream", "BF16")
+    report = thermoq.quantize(run.source, tmp_path / "out", method="lsq", rotation="hadamard")
+    dense = {}
+    for dtype, stored in DTYPES.items():
+        thermoq.export(tmp_path / "out", tmp_path / dtype, dtype=dtype)
+        dense[stored] = models.read_tensors(tmp_path / dtype)
+    before = models.float_tensors(run.source)
+    exact = models.float_tensors(tmp_path / "float32")
+    for name, values in exact.items():
+        for stored in DTYPES.values():
+            assert dense[stored][name][2] == reference.encode_dtype(values, stored), name
+    entries = json.loads((tmp_path / "out/thermoq.json").read_text())["tensors"]
+    assert sum("rotation" in entry for entry in entries.values()) > 10
+    for row in report.layers:
+        truth = reference.error_figures(before[row.name], exact[row.name])
+        assert row.squared_error == pytest.approx(truth.squared_error, rel=1e-5), row.name
+        assert row.relative_squared_error < 0.15, row.name
+
+
+def test_threads_and_levels_change_no_rotated_byte(quantized: Quantized, tmp_path: Path) -> None:
+    run = quantized("dream", "F32")
+    found = []
+    before = _core.simd_level()
+    try:
+        for level in _core.available_simd_levels():
+            _core.set_simd_level(level)
+            for threads in (1, 4):
+                output = tmp_path / f"out-{level}-{threads}"
+                target = tmp_path / f"dense-{level}-{threads}"
+                settings = {"method": "lsq", "rotation": "hadamard", "seed": 3}
+                thermoq.quantize(run.source, output, threads=threads, **settings)
+                thermoq.export(output, target, dtype="float32", threads=threads)
+                found.append((models.read_tensors(output), models.tree(target)))
+    finally:
+        _core.set_simd_level(before)
+    assert all(other == found[0] for other in found)
 
 
 def test_tensors_that_are_no_floats_keep_their_dtype(quantized: Quantized, tmp_path: Path) -> None:

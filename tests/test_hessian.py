@@ -127,7 +127,7 @@ def test_factors(way: object, samples: int) -> None:
     blocks = [slice(0, 24), slice(24, 80), slice(80, 90)]
     largest = np.abs(upper).max()
     for block, (own, behind) in zip(blocks, way(inputs, damping, blocks), strict=True):  # type: ignore[operator]
-        assert np.abs(own - upper[block, block]).max() < 1e-7 * largest
+        assert np.abs(own - upper[block, block]).max() < 1e-4 * largest  # sums in f32
         assert np.abs(behind - upper[block, block.stop :]).max(initial=0) < 1e-4 * largest
 
 

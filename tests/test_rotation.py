@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
+import models
 import numpy as np
 import pytest
+import thermoq
 from numpy.typing import NDArray
-from reference import F32
+from reference import F32, encode_dtype
+from safetensors_files import write_safetensors
 from thermoq import _core
+from thermoq.checkpoint.quantized import open_quantized
 from thermoq.rotation import MAX_BLOCK, Rotation, rotation_for
 from thermoq.terms import LayerClass
 from thermoq.weights import Matrix, Scheme, dequantize, quantize
@@ -140,10 +146,6 @@ def test_what_is_rotated(
 @pytest.mark.parametrize("encoding", ["affine", "coded"])
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 def test_decoding_undoes_the_rotation(encoding: str, dtype: str, simd_level: str) -> None:
-    from dataclasses import replace
-
-    from reference import encode_dtype
-
     rotation = Rotation(1, 192)
     turned = rotation.forward(normal(6, 192))
     matrix = Matrix(turned.reshape(-1).view(np.uint8), "F32", *turned.shape)
@@ -213,3 +215,22 @@ def test_arrays_that_are_no_rows_of_floats() -> None:
     for wrong in (np.zeros((2, 8)), np.zeros((2, 16), F32)[:, ::2]):
         with pytest.raises(TypeError, match="incompatible function arguments"):
             _core.hadamard(wrong, 8)  # type: ignore[arg-type]
+
+
+def test_a_table_with_the_bytes_of_a_rotated_matrix_is_stored_by_itself(tmp_path: Path) -> None:
+    maker = models.Maker("F32")
+    maker.add("model.embed_tokens.weight", 64, 128)
+    maker.repeat("blocks.0.attn.to_q.weight", "model.embed_tokens.weight")
+    write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
+    rules = [{"match": "*embed*", "bit_width": 2}]
+    thermoq.quantize(
+        tmp_path / "in", tmp_path / "out", method="lsq", rotation="hadamard", layers=rules
+    )
+    thermoq.verify(tmp_path / "out")
+    (component,) = open_quantized(tmp_path / "out")[1]
+    assert [entry.same_as for entry in component.manifest.tensors.values()] == [None, None]
+
+
+def test_a_matrix_without_columns() -> None:
+    assert Rotation(0, 0).block == 1
+    assert Rotation(0, 0).forward(np.empty((4, 0), np.float32)).shape == (4, 0)

@@ -86,6 +86,43 @@ def test_what_was_written_is_in_order(run: Run) -> None:
     assert found.nbytes == sum(len(data) for _, _, data in stored.values())
 
 
+@pytest.fixture
+def rotated(quantized: Quantized, tmp_path: Path) -> Path:
+    """A DiT in bf16 with rotated matrices."""
+    source = quantized("dit", "BF16").source
+    thermoq.quantize(source, tmp_path / "rotated", method="lsq", rotation="hadamard")
+    return tmp_path / "rotated"
+
+
+def test_rotated_tensors_are_in_order(rotated: Path) -> None:
+    entries = json.loads(manifest_of(rotated).read_text())["tensors"]
+    kinds = {name for name, entry in entries.items() if entry.get("rotation") == "hadamard"}
+    assert CODED in kinds
+    assert Q8 not in kinds
+    assert thermoq.verify(rotated).num_quantized > len(kinds)
+
+
+def test_a_changed_rotation_is_found(rotated: Path) -> None:
+    """No stored byte tells of it: the checksum of the entries does."""
+    content = json.loads(manifest_of(rotated).read_text())
+    content["tensors"][CODED]["rotation_seed"] = 1
+    manifest_of(rotated).write_text(json.dumps(content))
+    with pytest.raises(InputError, match="the entries have changed"):
+        thermoq.verify(rotated)
+
+
+def test_a_repeated_tensor_has_the_rotation_of_the_other(rotated: Path) -> None:
+    entries = json.loads(manifest_of(rotated).read_text())["tensors"]
+    repeated = next(name for name, entry in entries.items() if "same_as" in entry)
+
+    def change(content: dict[str, Any]) -> None:
+        content["tensors"][repeated] |= {"rotation": "hadamard", "rotation_seed": 0}
+
+    edit_manifest(rotated, change)
+    with pytest.raises(InputError, match="expected the shape and encoding of"):
+        thermoq.verify(rotated)
+
+
 def test_progress(quantized: Quantized) -> None:
     seen: list[Any] = []
 
@@ -256,7 +293,8 @@ REPEATED = "transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight
     ("change", "message"),
     [
         (set_entry(AFFINE, "encoding", "trellis"), "expected a known encoding, got 'trellis'"),
-        (lambda c: c.update(format_version=2), r"expected format_version 1, got 2"),
+        (lambda c: c.update(format_version=3), r"expected format_version 1 or 2, got 3"),
+        (lambda c: c.update(format_version=2), r"config\.format_version: expected 2, got 1"),
         (set_entry(AFFINE, "bit_width", 4), rf"'{AFFINE}\.codes': expected U8 \[40, 20\], got"),
         (set_entry(AFFINE, "group_size", 32), rf"'{AFFINE}\.scale': expected F16 \[40, 2\], got"),
         (set_entry(AFFINE, "shape", [40, 41]), rf"'{AFFINE}\.codes': expected U8 \[40, 11\], got"),

@@ -13,9 +13,10 @@ from thermoq.calibration.matching import check_model
 from thermoq.checkpoint import Checkpoint, MappedFiles
 from thermoq.checkpoint.untrusted import bad_file, shown
 from thermoq.config import QuantizationConfig
+from thermoq.hessian import DAMPING
 from thermoq.plan import ComponentPlan, TensorPlan, check_names, plan_component
 from thermoq.schedule import NoiseSchedule, TimeGroups
-from thermoq.summary import runs_along_the_trajectory
+from thermoq.summary import LayerResult, runs_along_the_trajectory
 from thermoq.time_parameters import TimeParameters
 
 _NAMED_LAYERS = 5
@@ -63,6 +64,25 @@ class Activations:
             f"calibration: {count} {'layer was' if count == 1 else 'layers were'} not reached or "
             f"left out, and {'has' if count == 1 else 'have'} no time parameters: {names}{rest}"
         ]
+
+
+def sample_warnings(activations: Activations, layers: Sequence[LayerResult]) -> list[str]:
+    """Return a line on layers whose Gram matrix is singular for want of rows; damping serves."""
+    scarce = []
+    for layer in layers:
+        plan = layer.plan
+        known = activations.calibration.input_of(layer_name(layer.component, plan.tensor.name))
+        if layer.method == "hessian" and known is not None:
+            rows = int(known.num_rows.sum())
+            if rows < known.num_columns:
+                scarce.append(f"{plan.tensor.name} ({rows} of {known.num_columns})")
+    if not scarce:
+        return []
+    return [
+        f"calibration: {len(scarce)} of the layers rounded by hessian have fewer rows than columns "
+        f"(such as {scarce[0]}); their Gram matrices are singular but for the damping of "
+        f"{DAMPING:.0%}; `thermoq calibrate --rows` keeps more"
+    ]
 
 
 def measured_activations(

@@ -13,7 +13,7 @@ are left: H_R^-1 = (I - X_R^T P X_R) / (N * lambda).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,13 +46,12 @@ def _dense(
     inputs: NDArray[np.float32], damping: float, blocks: Sequence[slice]
 ) -> Iterator[Factor]:
     num_rows, num_columns = inputs.shape
-    wide = inputs.astype(np.float64)
-    gram = wide.T @ wide
-    gram[np.diag_indices(num_columns)] += damping * max(1, num_rows)
     # U is the transposed inverse of the factor of H with its columns in reverse order, reversed.
-    reverse = np.linalg.cholesky(gram[::-1, ::-1])
-    identity = np.eye(num_columns)
-    upper: Doubles = _solve_lower(reverse, identity)[::-1, ::-1]
+    # f32 is good enough for sums that are damped by a hundredth, and twice as fast.
+    reverse = np.ascontiguousarray(inputs[:, ::-1])
+    gram = (reverse.T @ reverse).astype(np.float64)
+    gram[np.diag_indices(num_columns)] += damping * max(1, num_rows)
+    upper = _inverse_of_lower(np.linalg.cholesky(gram))[::-1, ::-1]
     for block in blocks:
         yield (
             np.ascontiguousarray(upper[block, block]),
@@ -75,8 +74,7 @@ def _low_rank(
         middle = (middle + middle.T) / 2
         lower = np.linalg.cholesky(middle / scale)
         behind = reached.T.astype(np.float32) @ inputs[:, block.stop :]
-        solved = _solve_lower(lower, np.eye(len(lower)))
-        behind = (-solved / scale).astype(np.float32) @ behind
+        behind = (-_inverse_of_lower(lower) / scale).astype(np.float32) @ behind
         yield np.ascontiguousarray(lower.T), behind
         inverse += reached @ np.linalg.solve(middle, reached.T)
 
@@ -89,13 +87,14 @@ def _gram_of_rows(inputs: NDArray[np.float32]) -> Doubles:
     return total
 
 
-def _solve_lower(lower: Doubles, right: NDArray[Any]) -> Doubles:
-    """Return lower^-1 right, in blocks: NumPy has no triangular solver."""
-    size, step = len(lower), 256
-    out: Doubles = right.astype(np.float64)
+def _inverse_of_lower(lower: Doubles) -> Doubles:
+    """Return the inverse of a lower triangular matrix, in blocks: NumPy has no solver for them."""
+    size, step = len(lower), 128
+    out: Doubles = np.zeros_like(lower)
     for first in range(0, size, step):
         last = min(size, first + step)
+        own = np.linalg.inv(lower[first:last, first:last])
+        out[first:last, first:last] = own
         if first:
-            out[first:last] -= lower[first:last, :first] @ out[:first]
-        out[first:last] = np.linalg.solve(lower[first:last, first:last], out[first:last])
+            out[first:last, :first] = -own @ (lower[first:last, :first] @ out[:first, :first])
     return out

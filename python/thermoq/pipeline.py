@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from thermoq.activations import Activations, measured_activations
+from thermoq.activations import Activations, measured_activations, sample_warnings
 from thermoq.assessment import Run
 from thermoq.build import build_info, version
 from thermoq.checkpoint import Checkpoint, MappedFiles, open_checkpoint, stored_tensors
@@ -215,7 +215,10 @@ class _Job:
                     *self.checkpoint.notes,
                     *pattern_warnings(self.checkpoint, self.config),
                     *(
-                        self.activations.warnings()
+                        [
+                            *self.activations.warnings(),
+                            *sample_warnings(self.activations, validated.layers),
+                        ]
                         if self.activations
                         else _schedule_warnings(self.trajectory, self.config)
                     ),

@@ -63,12 +63,7 @@ class TensorPlan:
 
     def rotation(self, config: QuantizationConfig) -> Rotation | None:
         """Return the rotation of its inputs that the settings ask for, if it can have one."""
-        if config.resolved_rotation == "none" or self.scheme is None:
-            return None
-        assert self.layer.layer_class is not None
-        return rotation_for(
-            self.tensor.shape, self.layer.layer_class, self.scheme.bit_width, config.seed
-        )
+        return _rotation(self.tensor.shape, self.layer, self.scheme, config)
 
     @property
     def activation_parts(self) -> tuple[StoredPart, ...]:
@@ -116,7 +111,12 @@ def plan_component(
     same_as: dict[str, str] = {}
     if files is not None:
         treatment = {
-            name: (scheme, candidates, layer.row_dimension)
+            name: (
+                scheme,
+                candidates,
+                layer.row_dimension,
+                _rotation(component.tensors[name].shape, layer, scheme, config),
+            )
             for name, (layer, scheme, candidates) in layers.items()
         }
         same_as = find_duplicates(component.tensors, treatment, files)
@@ -126,6 +126,15 @@ def plan_component(
     )
     check_names(plans)
     return ComponentPlan(component, plans)
+
+
+def _rotation(
+    shape: tuple[int, ...], layer: LayerPlan, scheme: Scheme | None, config: QuantizationConfig
+) -> Rotation | None:
+    if config.resolved_rotation == "none" or scheme is None:
+        return None
+    assert layer.layer_class is not None
+    return rotation_for(shape, layer.layer_class, scheme.bit_width, config.seed)
 
 
 def _scheme(tensor: StoredTensor, layer: LayerPlan, config: QuantizationConfig) -> Scheme | None:

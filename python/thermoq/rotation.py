@@ -33,7 +33,7 @@ class Rotation:
     @property
     def block(self) -> int:
         """Columns of a Hadamard block; 1 where `cols` is odd: then nothing but signs and order."""
-        return min(MAX_BLOCK, self.cols & -self.cols)
+        return max(1, min(MAX_BLOCK, self.cols & -self.cols))
 
     @cached_property
     def _permutation(self) -> NDArray[np.intp]:

@@ -328,6 +328,10 @@ WRONG = [
         set_rotation(None, 0),
         rf"{ENTRY}: .*expected rotation and rotation_seed together, got one of them$",
     ),
+    (
+        lambda content: (set_rotation("hadamard", 0)(content), content.update(format_version=1)),
+        r"manifest: expected format_version 2 with rotated tensors, got 1$",
+    ),
     (set_rotation("random", 0), rf"{ENTRY}: affine\.rotation: .*hadamard.*got 'random'$"),
     (set_rotation("hadamard", -1), rf"{ENTRY}: .*rotation_seed.*got -1$"),
     (set_rotation("hadamard", 2**64), rf"{ENTRY}: .*rotation_seed.*got {2**64}$"),

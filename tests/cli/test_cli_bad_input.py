@@ -481,8 +481,8 @@ def test_a_wrong_configuration(case: str, there: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("method: hessian", "method: expected minmax or lsq (others are not in"),
-        ("rotation: hadamard", "rotation: expected none (others are not in"),
+        ("encoding: trellis", "encoding: expected affine or coded (others are not in"),
+        ("method: hessian", "method: expected minmax, lsq or null (hessian needs a calibration)"),
         ("thermodynamic: {smoothing: {enabled: true}}", "expected false (this version of thermoq"),
         ("thermodynamic: {optimization: {enabled: true}}", "expected false (this version of"),
     ],
@@ -513,7 +513,7 @@ def test_too_little_memory(
 def test_flags_of_later_versions_are_refused(there: Path) -> None:
     arguments = ["quantize", "--model", there / "model", "--output", there / "new"]
     later = "(others are not in this version)"
-    method = f"--method: expected minmax or lsq {later}, got 'hessian'"
+    method = "--method: expected minmax, lsq or null (hessian needs a calibration), got 'hessian'"
     refused(there, [*arguments, "--method", "hessian"], 2, method)
     encoding = f"--encoding: expected affine or coded {later}, got 'trellis'"
     refused(there, [*arguments, "--encoding", "trellis"], 2, encoding)
@@ -678,8 +678,8 @@ BAD_OUTPUTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         ["thermoq.json: expected JSON, got a syntax error"],
     ),
     "newer manifest": (
-        manifest_with(lambda content: content.update(format_version=2)),
-        ["thermoq.json: expected format_version 1, got 2"],
+        manifest_with(lambda content: content.update(format_version=3)),
+        ["thermoq.json: expected format_version 1 or 2, got 3"],
     ),
     "unknown encoding": (
         entry_with(encoding="trellis"),

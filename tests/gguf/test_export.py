@@ -107,6 +107,32 @@ def test_affine_groups_fit_into_q4_1(tmp_path: Path, bit_width: int) -> None:
     assert types["ragged.weight"] == "F32"
 
 
+@pytest.mark.parametrize("fallback", FALLBACKS)
+@pytest.mark.parametrize("encoding", ["affine", "coded"])
+def test_rotated_tensors_become_numbers(
+    tmp_path: Path, encoding: str, fallback: str | None
+) -> None:
+    source = wide(tmp_path / "in", "F32")
+    settings = {"method": "lsq", "rotation": "hadamard", "encoding": encoding}
+    thermoq.quantize(source, tmp_path / "out", **settings)
+    written = thermoq.export(
+        tmp_path / "out", tmp_path / "m.gguf", format="gguf", fallback=fallback
+    )
+    check(written, dense(tmp_path / "out", "", tmp_path / "dense"))
+    entries = json.loads((tmp_path / "out/thermoq.json").read_text())["tensors"]
+    rows = {row.name: row for row in written.tensors}
+    rotated = {name for name, entry in entries.items() if "rotation" in entry}
+    assert rotated >= {"blocks.0.attn.to_q.weight", "ragged.weight"}
+    for name in rotated:
+        assert rows[name].note == "rotated inputs, which GGUF cannot hold"
+        if fallback is None:
+            assert (rows[name].type, rows[name].outcome) == ("F32", "exact")
+    if fallback is not None:
+        assert rows["blocks.0.attn.to_q.weight"].type == fallback.upper()
+    assert rows["time_embed.linear_1.weight"].type == "Q8_0"
+    assert rows["blocks.0.conv.weight"].note == "4 dimensions"
+
+
 @pytest.mark.parametrize(
     ("fallback", "least", "most"), [("q8_0", 1e-6, 1e-4), ("q4_0", 1e-4, 0.02)]
 )

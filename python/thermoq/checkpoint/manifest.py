@@ -219,6 +219,14 @@ class Manifest(_Part):
     tensors: dict[str, TensorEntry]
     report: dict[str, Any] = Field(description="the run's report, without what varies by machine")
 
+    @model_validator(mode="after")
+    def _has_its_version(self) -> Manifest:
+        needed = version_for(self.tensors)
+        if self.format_version < needed:
+            got = self.format_version
+            raise ValueError(f"expected format_version {needed} with rotated tensors, got {got}")
+        return self
+
 
 def version_for(entries: Mapping[str, TensorEntry]) -> Literal[1, 2]:
     """Return the format version that a component with these tensors needs."""

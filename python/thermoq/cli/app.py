@@ -84,6 +84,8 @@ def main() -> None:
 
 def _run() -> tuple[int, str]:
     """Run the command that was typed and return the exit code and what went wrong."""
+    # Read when OpenMP is loaded: threads that wait must leave the cores to NumPy's, and back.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _prepare_streams()
     try:
         result = app(standalone_mode=False)
