@@ -113,8 +113,12 @@ def measured_activations(
         if source is None or not source.count.any():
             not_measured.append(layer_name(*key))
         else:
+            rotation = layers[key].rotation(config)
             parameters[key] = measured_parameters(
-                source, groups_of_bins(first_bins, calibration.num_bins), config.activation_bits
+                source,
+                groups_of_bins(first_bins, calibration.num_bins),
+                config.activation_bits,
+                rotate=None if rotation is None else rotation.forward,
             )
     return Activations(
         calibration,

@@ -287,6 +287,10 @@ class QuantizationConfig(Settings):
         if self.method == "hessian" and self.calibration is None:
             what = "minmax, lsq or null (hessian needs a calibration)"
             raise _expected(what, at=("method",), got=self.method)
+        if self.rotation == "hadamard" and self.has_budget:
+            # A budget chooses which layers have 8 bits, and those are not rotated.
+            what = "none or null beside a size budget"
+            raise _expected(what, at=("rotation",), got=self.rotation)
         if self.rotation == "hadamard" and self.resolved_method == "minmax":
             what = "none or null (hadamard needs method lsq or hessian)"
             raise _expected(what, at=("rotation",), got=self.rotation)
@@ -313,7 +317,7 @@ class QuantizationConfig(Settings):
         if self.rotation is not None:
             return self.rotation
         pays = self.resolved_method == "hessian" and self.encoding == "affine"
-        return "hadamard" if pays else "none"
+        return "hadamard" if pays and not self.has_budget else "none"
 
     @property
     def fits_lsq(self) -> bool:

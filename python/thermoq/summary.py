@@ -35,6 +35,7 @@ class LayerResult:
     error: WeightError
     method: Method
     output: OutputError | None = None
+    rotated: bool = False
     spectral_concentration: float | None = None
     time_parameters: TimeParameters | None = None
     jumps: LayerJumps | None = None
@@ -72,6 +73,7 @@ def layer_row(result: LayerResult) -> LayerRow:
         super_block=plan.scheme.super_block or None,
         scale_bits=plan.scheme.scale_bits or None,
         minimum_bits=plan.scheme.minimum_bits or None,
+        rotation="hadamard" if result.rotated else None,
         stored_bytes=plan.stored_bytes,
         bits_per_weight=bits_per_weight(plan.encoded_bytes, plan.num_weights),
         relative_squared_error=error.relative_squared_error,

@@ -128,7 +128,14 @@ class Worker:
                 threads=self._config.threads,
             )
         quantized = layer.matrix
-        result = LayerResult(component, plan, layer.error, layer.method, output=layer.output)
+        result = LayerResult(
+            component,
+            plan,
+            layer.error,
+            layer.method,
+            layer.output,
+            layer.matrix.rotation is not None,
+        )
         result = self._with_concentration(result, matrix)
         with self._stopwatch.measure("write_s"):
             sha256 = writer.write(plan.tensor.name, list(quantized.parts.values()))

@@ -11,7 +11,9 @@ import pytest
 import thermoq
 from calibrations import calibrated
 from thermoq.errors import UsageError
+from thermoq.report.log import render_log
 from thermoq.report.model import Report
+from thermoq.rotation import Rotation
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,8 @@ def test_every_combination(
     assert manifest["format_version"] == (2 if rotated else 1)
     config = json.loads((output / "transformer/config.json").read_text("utf-8"))
     assert config["quantization_config"]["format_version"] == manifest["format_version"]
+    assert rotated == {row.name for row in report.layers if row.rotation and not row.same_as}
+    assert ("inputs rotated" in render_log(report)) == bool(rotated)
     for name in rotated:
         assert manifest["tensors"][name]["bit_width"] < 8
         assert len(manifest["tensors"][name]["shape"]) == 2
@@ -108,6 +112,24 @@ def test_few_rows_are_said(model: Path, calibration: Path, tmp_path: Path) -> No
     assert manifest["method"] == "hessian"
 
 
+def test_ranges_are_those_of_rotated_inputs(model: Path, calibration: Path, tmp_path: Path) -> None:
+    from thermoq.calibration.file import read_calibration
+
+    report = run(model, tmp_path / "out", calibration, rotation="hadamard", seed=7)
+    known = read_calibration(calibration)
+    rotated = [row for row in report.layers if row.rotation and row.time_parameters]
+    assert rotated
+    for row in rotated:
+        source = known.input_of(f"transformer/{row.name}")
+        assert source is not None
+        assert row.time_parameters is not None
+        rows = Rotation(7, source.num_columns).forward(source.sample())
+        top = 255 * max(row.time_parameters.scale)
+        span = max(0.0, float(rows.max())) - min(0.0, float(rows.min()))
+        assert top <= span * 1.001
+        assert top > 0.3 * span
+
+
 def test_threads_change_no_byte(model: Path, calibration: Path, tmp_path: Path) -> None:
     found = set()
     for threads in (1, 3):
@@ -122,6 +144,8 @@ def test_what_the_methods_need(model: Path, calibration: Path, tmp_path: Path) -
         thermoq.quantize(model, tmp_path / "out", method="hessian")
     with pytest.raises(UsageError, match="hadamard needs method lsq or hessian"):
         thermoq.quantize(model, tmp_path / "out", method="minmax", rotation="hadamard")
+    with pytest.raises(UsageError, match="none or null beside a size budget, got 'hadamard'"):
+        thermoq.quantize(model, tmp_path / "out", target_bits=4.0, rotation="hadamard")
     with pytest.raises(UsageError, match="expected method minmax, got hessian"):
         thermoq.baseline(model, tmp_path / "out", calibration=calibration, method="hessian")
     assert not (tmp_path / "out").exists()

@@ -99,6 +99,9 @@ class LayerRow(ReportPart):
     super_block: int | None = Field(description="with scale_bits and minimum_bits, of `coded` only")
     scale_bits: int | None
     minimum_bits: int | None
+    rotation: Literal["hadamard"] | None = Field(
+        default=None, description="of the layer's inputs; its codes are of the rotated matrix"
+    )
     stored_bytes: int = Field(
         description="bytes on disk: of the weights, none if they lie under `same_as`, and of the "
         "activation parameters"

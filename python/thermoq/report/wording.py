@@ -138,19 +138,21 @@ def budget_text(budget: BudgetResult) -> str:
 def groups(stored: LayerRow | Report) -> str:
     """How group parameters are stored, e.g. `groups of 64`, with what `coded` adds to it."""
     text = f"groups of {stored.group_size}"
-    if stored.encoding != "coded":
-        return text
-    if stored.super_block is not None:
-        text += f", super-blocks of {stored.super_block}"
-    return f"{text}, scales of {stored.scale_bits} bits, minima of {stored.minimum_bits} bits"
+    if stored.encoding == "coded":
+        if stored.super_block is not None:
+            text += f", super-blocks of {stored.super_block}"
+        text += f", scales of {stored.scale_bits} bits, minima of {stored.minimum_bits} bits"
+    rotated = isinstance(stored, LayerRow) and stored.rotation is not None
+    return f"{text}, inputs rotated" if rotated else text
 
 
 def short_groups(stored: LayerRow) -> str:
     """The same for a narrow column, e.g. `64` or `16/384, 4+4 bits`."""
-    if stored.encoding != "coded":
-        return str(stored.group_size)
-    sizes = f"{stored.group_size}/{stored.super_block}"
-    return f"{sizes}, {stored.scale_bits}+{stored.minimum_bits} bits"
+    text = str(stored.group_size)
+    if stored.encoding == "coded":
+        sizes = f"{stored.group_size}/{stored.super_block}"
+        text = f"{sizes}, {stored.scale_bits}+{stored.minimum_bits} bits"
+    return f"{text}, rotated" if stored.rotation else text
 
 
 def outcome(row: Characteristic) -> tuple[str, Tone]:
