@@ -66,9 +66,14 @@ class Activations:
         ]
 
 
-def sample_warnings(activations: Activations, layers: Sequence[LayerResult]) -> list[str]:
-    """Return a line on layers whose Gram matrix is singular for want of rows; damping serves."""
-    scarce = []
+def sample_warnings(
+    activations: Activations, layers: Sequence[LayerResult], hessian: bool
+) -> list[str]:
+    """Return a line on layers without rows for `hessian`, and one on those with few.
+
+    The Gram matrix of the latter is singular but for its damping.
+    """
+    scarce, without = [], []
     for layer in layers:
         plan = layer.plan
         known = activations.calibration.input_of(layer_name(layer.component, plan.tensor.name))
@@ -76,13 +81,21 @@ def sample_warnings(activations: Activations, layers: Sequence[LayerResult]) -> 
             rows = int(known.num_rows.sum())
             if rows < known.num_columns:
                 scarce.append(f"{plan.tensor.name} ({rows} of {known.num_columns})")
-    if not scarce:
-        return []
-    return [
-        f"calibration: {len(scarce)} of the layers rounded by hessian have fewer rows than columns "
-        f"(such as {scarce[0]}); their Gram matrices are singular but for the damping of "
-        f"{DAMPING:.0%}; `thermoq calibrate --rows` keeps more"
-    ]
+        elif hessian and known is not None and not known.num_rows.any():
+            without.append(plan.tensor.name)
+    lines = []
+    if without:
+        lines.append(
+            f"calibration: no input rows were kept of {len(without)} layers (such as "
+            f"{without[0]}), which are rounded by lsq; `thermoq calibrate --rows` keeps some"
+        )
+    if scarce:
+        lines.append(
+            f"calibration: {len(scarce)} of the layers rounded by hessian have fewer rows than "
+            f"columns (such as {scarce[0]}); their Gram matrices are singular but for the damping "
+            f"of {DAMPING:.0%}; more --samples, --steps or --rows of `thermoq calibrate` help"
+        )
+    return lines
 
 
 def measured_activations(

@@ -217,7 +217,11 @@ class _Job:
                     *(
                         [
                             *self.activations.warnings(),
-                            *sample_warnings(self.activations, validated.layers),
+                            *sample_warnings(
+                                self.activations,
+                                validated.layers,
+                                self.config.resolved_method == "hessian",
+                            ),
                         ]
                         if self.activations
                         else _schedule_warnings(self.trajectory, self.config)

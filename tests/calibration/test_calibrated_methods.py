@@ -112,6 +112,16 @@ def test_few_rows_are_said(model: Path, calibration: Path, tmp_path: Path) -> No
     assert manifest["method"] == "hessian"
 
 
+def test_layers_without_rows_are_said(model: Path, tmp_path: Path) -> None:
+    calibrated(model, tmp_path / "c.safetensors", rows_per_bin=0)
+    report = run(model, tmp_path / "out", tmp_path / "c.safetensors")
+    assert {row.method for row in report.layers} == {"lsq"}
+    (line,) = [line for line in report.warnings if "no input rows were kept" in line]
+    assert "which are rounded by lsq" in line
+    quiet = run(model, tmp_path / "lsq", tmp_path / "c.safetensors", method="lsq")
+    assert not [line for line in quiet.warnings if "no input rows" in line]
+
+
 def test_ranges_are_those_of_rotated_inputs(model: Path, calibration: Path, tmp_path: Path) -> None:
     from thermoq.calibration.file import read_calibration
 
