@@ -15,10 +15,12 @@ namespace py = pybind11;
 using Bytes = py::array_t<std::uint8_t, py::array::c_style>;
 using SignedBytes = py::array_t<std::int8_t, py::array::c_style>;
 using Halves = py::array_t<std::uint16_t, py::array::c_style>;  // f16 bits
+using Floats = py::array_t<float, py::array::c_style>;
 using Doubles = py::array_t<double, py::array::c_style>;
 
 void bind_compensation(py::module_& m);
 void bind_dispatch(py::module_& m);
+void bind_hadamard(py::module_& m);
 void bind_jumps(py::module_& m);
 void bind_lsq(py::module_& m);
 void bind_packing(py::module_& m);

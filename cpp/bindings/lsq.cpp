@@ -14,7 +14,7 @@ using thermoq::CodedScheme;
 using thermoq::FloatType;
 using thermoq::QuantizationError;
 
-using Importances = std::optional<py::array_t<float, py::array::c_style>>;
+using Importances = std::optional<Floats>;
 
 const float* checked_importances(const Importances& importances, std::size_t cols) {
   if (!importances) {

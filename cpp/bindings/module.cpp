@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, m) {
   bind_quantize(m);
   bind_lsq(m);
   bind_compensation(m);
+  bind_hadamard(m);
   bind_packing(m);
   bind_spectral(m);
   bind_jumps(m);

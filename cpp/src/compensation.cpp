@@ -1,7 +1,6 @@
 #include "thermoq/compensation.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -40,22 +39,6 @@ void from_lanes(const std::vector<T>& in, std::size_t rows, std::size_t n, T* ou
   }
 }
 
-void transform(float* x, std::size_t block, float norm) {
-  for (std::size_t half = 1; half < block; half *= 2) {
-    for (std::size_t start = 0; start < block; start += 2 * half) {
-      for (std::size_t i = start; i < start + half; ++i) {
-        const float a = x[i];
-        const float b = x[i + half];
-        x[i] = a + b;
-        x[i + half] = a - b;
-      }
-    }
-  }
-  for (std::size_t i = 0; i < block; ++i) {
-    x[i] *= norm;
-  }
-}
-
 }  // namespace
 
 void sweep(float* weights, std::size_t rows, std::size_t n, const float* factor,
@@ -83,21 +66,6 @@ void sweep(float* weights, std::size_t rows, std::size_t n, const float* factor,
                       grid.group_of, grid.lowest, grid.highest, space.codes.data()});
         from_lanes(space.weights, count, n, weights + first * n);
         from_lanes(space.codes, count, n, codes + first * n);
-      });
-}
-
-void hadamard(float* data, std::size_t rows, std::size_t cols, std::size_t block, int threads) {
-  if (block == 0 || (block & (block - 1)) != 0 || cols % block != 0) {
-    throw std::invalid_argument("block: expected a power of two that divides " +
-                                std::to_string(cols) + ", got " + std::to_string(block));
-  }
-  const float norm = 1.0F / std::sqrt(static_cast<float>(block));
-  parallel_for(
-      rows, rows * cols, threads, [] { return NoState{}; },
-      [&](NoState&, std::size_t row) {
-        for (std::size_t first = 0; first < cols; first += block) {
-          transform(data + row * cols + first, block, norm);
-        }
       });
 }
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermoq.calibration.statistics import CalibratedInput
-from thermoq.errors import InputError
 from thermoq.hessian import quantize_hessian
 from thermoq.outputs import OutputError, output_error, sampled_rows
 from thermoq.rotation import Rotation
@@ -20,6 +19,7 @@ from thermoq.weights import (
     QuantizedMatrix,
     Scheme,
     WeightError,
+    check_range,
     dequantize,
     quantize,
     to_floats,
@@ -76,7 +76,7 @@ def _quantized(
 ) -> QuantizedLayer:
     rows = _rows_for(matrix, None if method == "minmax" else calibrated)
     if (method != "hessian" or rows is None) and rotation is None:
-        importances = None if rows is None or calibrated is None else calibrated.importances()
+        importances = None if method == "minmax" else _importances_for(matrix, calibrated)
         known: Literal["minmax", "lsq"] = "minmax" if method == "minmax" else "lsq"
         quantized, error = quantize(
             matrix, scheme, method=known, importances=importances, threads=threads
@@ -96,6 +96,13 @@ def _quantized(
         found, used = _least_squares(weights, scheme, rows, threads), "lsq"
     found = replace(found, rotation=rotation)
     return QuantizedLayer(found, _error(source, found, threads), used)
+
+
+def _importances_for(matrix: Matrix, calibrated: CalibratedInput | None) -> Floats | None:
+    """Return the columns' second moments, which need no kept rows, if they were measured."""
+    if calibrated is None or calibrated.num_columns != matrix.cols or not calibrated.count.any():
+        return None
+    return calibrated.importances()
 
 
 def _rows_for(matrix: Matrix, calibrated: CalibratedInput | None) -> Floats | None:
@@ -119,19 +126,8 @@ def _least_squares(
 def _checked(matrix: Matrix, threads: int) -> Floats:
     """Return the weights in f32; raises InputError as the core's quantizers would."""
     values = to_floats(matrix, threads)
-    if not np.isfinite(values).all():
-        nan = int(np.isnan(values).sum())
-        infinite = int(np.isinf(values).sum())
-        raise InputError(
-            f"expected finite weights, got {nan} NaN and {infinite} infinite; a `layers` rule "
-            "with skip: true copies the tensor"
-        )
-    largest = float(np.abs(values).max(initial=0.0))
-    if largest > MAX_MAGNITUDE:
-        raise InputError(
-            f"expected weights within +-{MAX_MAGNITUDE:.0f} (scales are float16), got "
-            f"{largest:.6g}; a `layers` rule with skip: true copies the tensor"
-        )
+    nan, infinite = int(np.isnan(values).sum()), int(np.isinf(values).sum())
+    check_range(nan, infinite, float(np.abs(values).max(initial=0.0)))
     return values
 
 

@@ -301,8 +301,6 @@ def _configs(
     """
     choice, bits = config.encoding_choice, config.bit_width
     entry = {
-        "quant_method": "thermoq",
-        "format_version": 1,
         "thermoq_version": version(),
         "bit_width": config.bit_width,
         "encoding": choice.encoding_of(bits),
@@ -318,7 +316,11 @@ def _configs(
     return {
         part.name: {
             **(part.config or {}),
-            QUANTIZATION_KEY: {**entry, "format_version": versions[part.name]},
+            QUANTIZATION_KEY: {
+                "quant_method": "thermoq",
+                "format_version": versions[part.name],
+                **entry,
+            },
         }
         for part in checkpoint.components
     }

@@ -171,7 +171,7 @@ def quantize(
         if importances is not None:
             importances = _checked_importances(importances, matrix.cols)
         parts, error = _least_squares(matrix, scheme, importances, threads)
-    _check_range(error)
+    check_range(error.nan_count, error.infinity_count, error.max_magnitude)
     measured = WeightError(
         error.squared_error, error.source_energy, error.decoded_energy, error.max_error
     )
@@ -337,14 +337,15 @@ def spectral_concentration(
     return min(float(matrix.cols), max(1.0, kappa))
 
 
-def _check_range(error: _core.QuantizationError) -> None:
-    if error.nan_count or error.infinity_count:
+def check_range(nan_count: int, infinity_count: int, max_magnitude: float) -> None:
+    """Raise InputError for a matrix with weights that cannot be quantized."""
+    if nan_count or infinity_count:
         raise InputError(
-            f"expected finite weights, got {error.nan_count} NaN and "
-            f"{error.infinity_count} infinite; a `layers` rule with skip: true copies the tensor"
+            f"expected finite weights, got {nan_count} NaN and "
+            f"{infinity_count} infinite; a `layers` rule with skip: true copies the tensor"
         )
-    if error.max_magnitude > MAX_MAGNITUDE:
+    if max_magnitude > MAX_MAGNITUDE:
         raise InputError(
             f"expected weights within +-{MAX_MAGNITUDE:.0f} (scales are float16), "
-            f"got {error.max_magnitude:.6g}; a `layers` rule with skip: true copies the tensor"
+            f"got {max_magnitude:.6g}; a `layers` rule with skip: true copies the tensor"
         )

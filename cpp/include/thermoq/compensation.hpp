@@ -2,8 +2,6 @@
 // loses is made up for by those that follow. The Cholesky factor that says how, the fits of group
 // parameters and the updates of far columns are the caller's (GPTQ: Frantar et al., arXiv
 // 2210.17323).
-//
-// And the Hadamard transform that spreads outliers over the columns of a block before.
 #pragma once
 
 #include <cstddef>
@@ -31,10 +29,5 @@ struct SweepGrid {
 // std::invalid_argument for more than kMaxSweep columns and for groups that do not exist.
 void sweep(float* weights, std::size_t rows, std::size_t n, const float* factor,
            const SweepGrid& grid, std::uint8_t* codes, int threads);
-
-// Multiplies every `block` consecutive columns of data [rows, cols] by the orthogonal Hadamard
-// matrix (Sylvester's, over sqrt(block)), which is its own inverse. `block` is a power of two that
-// divides cols; else std::invalid_argument.
-void hadamard(float* data, std::size_t rows, std::size_t cols, std::size_t block, int threads);
 
 }  // namespace thermoq

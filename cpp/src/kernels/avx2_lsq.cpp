@@ -3,6 +3,8 @@
 #include "avx2_vectors.hpp"
 #include "lsq_kernels.hpp"
 #include "lsq_tile.hpp"
+#include "q8_tile.hpp"
+#include "super_block_tile.hpp"
 #include "sweep_tile.hpp"
 
 namespace thermoq {

@@ -3,7 +3,9 @@
 
 #include "lsq_kernels.hpp"
 #include "lsq_tile.hpp"
+#include "q8_tile.hpp"
 #include "scalar_lanes.hpp"
+#include "super_block_tile.hpp"
 #include "sweep_tile.hpp"
 
 namespace thermoq {
