@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import models
 import numpy as np
 import pytest
 import thermoq
 from calibrations import calibrated
-from thermoq.calibration.file import Calibration, read_calibration
+from thermoq.calibration.file import Calibration, read_calibration, write_calibration
+from thermoq.calibration.noise import noise_levels
 from thermoq.errors import InputError, UsageError
 from thermoq.report.html import render_html
 from thermoq.report.json import read_json, to_json
 from thermoq.report.log import render_log
 from thermoq.report.model import Report
+from thermoq.schedule import schedule_for
 
 COMPONENT = "transformer"
 
@@ -278,6 +281,83 @@ def test_a_calibration_over_another_schedule(
         f"{calibration}: expected a calibration over the model's noise schedule (linear betas "
         "0.0001 to 0.02, T = 500 (DDIMScheduler)), got 'gaussian' with 1000 timesteps"
     )
+
+
+def with_noise_of(path: Path, config: dict[str, Any] | None) -> None:
+    """Note the schedule of a scheduler in a calibration; None: none, as old files have it."""
+    written = read_calibration(path)
+    update: dict[str, Any] = {"noise_levels": None, "schedule": ""}
+    if config is not None:
+        schedule = schedule_for(config, None)
+        update = {"noise_levels": noise_levels(schedule), "schedule": schedule.description}
+    description = written.description.model_copy(update=update)
+    write_calibration(path, Calibration(description, written.inputs))
+
+
+@pytest.mark.parametrize(
+    ("changes", "timestep", "calibrated_noise", "noise"),
+    [
+        ({"beta_schedule": "squaredcos_cap_v2"}, "399.6", "0.8058", "0.3534"),
+        ({"beta_end": 0.012}, "349.65", "0.7161", "0.5353"),
+        ({"rescale_betas_zero_snr": True}, "349.65", "0.7161", "0.7193"),
+    ],
+)
+def test_a_calibration_over_other_noise(
+    model: Path,
+    calibration: Path,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    timestep: str,
+    calibrated_noise: str,
+    noise: str,
+) -> None:
+    path = model / "scheduler/scheduler_config.json"
+    config = json.loads(path.read_text())
+    with_noise_of(calibration, config)
+    run(model, tmp_path / "same", calibration)
+    path.write_text(json.dumps({**config, **changes}))
+    changed = schedule_for({**config, **changes}, None)
+    with pytest.raises(InputError) as raised:
+        run(model, tmp_path / "out", calibration)
+    assert str(raised.value) == (
+        f"{calibration}: expected a calibration over the model's noise schedule "
+        f"({changed.description}), got one over 'linear betas 0.0001 to 0.02, T = 1000 "
+        f"(DDIMScheduler)': at timestep {timestep} its noise variance is {calibrated_noise}, the "
+        f"model's {noise}; calibrate again"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_schedules_that_do_not_matter(model: Path, calibration: Path, tmp_path: Path) -> None:
+    path = model / "scheduler/scheduler_config.json"
+    config = json.loads(path.read_text())
+    with_noise_of(calibration, config)
+    # Another sampler of the same chain.
+    path.write_text(json.dumps({**config, "_class_name": "DDPMScheduler", "clip_sample": False}))
+    run(model, tmp_path / "sampler", calibration)
+    # The denoiser alone names no schedule; the one that is assumed for it proves nothing.
+    run(model / COMPONENT, tmp_path / "alone", calibration)
+    # Files of earlier versions do not say.
+    with_noise_of(calibration, None)
+    path.write_text(json.dumps({**config, "beta_end": 0.012}))
+    run(model, tmp_path / "old", calibration)
+
+
+def test_bins_that_nobody_visited(model: Path, tmp_path: Path) -> None:
+    calibrated(model, tmp_path / "c", visited=range(7))
+    report = run(model, tmp_path / "out", tmp_path / "c", num_time_groups=4)
+    assert report.warnings[-1] == (
+        "calibration: no forward pass came to 13 of 20 time bins, which take the ranges of the "
+        "nearest others; 2 of 4 time groups have no other bins; `thermoq calibrate` with more "
+        "--steps (these were 25) or fewer --bins leaves fewer empty"
+    )
+    calibrated(model, tmp_path / "c", visited=range(1, 20))
+    report = run(model, tmp_path / "o", tmp_path / "c", num_time_groups=4)
+    assert "came to 1 of 20 time bins" in report.warnings[-1]
+    assert "time groups" not in report.warnings[-1]
+    calibrated(model, tmp_path / "c")
+    report = run(model, tmp_path / "all", tmp_path / "c")
+    assert not [line for line in report.warnings if "forward pass" in line]
 
 
 def test_the_calibration_is_not_written_over(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import thermoq
@@ -16,6 +18,7 @@ from thermoq.calibration.matching import check_model
 from thermoq.checkpoint import MappedFiles, open_checkpoint
 from thermoq.cli.console import shown_steps
 from thermoq.demonstration import CALIBRATION_FILE, MODEL_FOLDER
+from thermoq.report.json import read_json
 
 PACKAGE = Path(thermoq.__file__).parent
 
@@ -50,7 +53,8 @@ class TestWithModels:
             "output": f"c, {Path('c').stat().st_size / 1e6:.2f} MB",
             "sampled": "3 samples, 4 steps (DDIMScheduler)",
             "layers": "12 layers, 9 inputs",
-            "bins": "5 time bins, 2 rows each",
+            "bins": "5 time bins, 2 rows each; 1 empty, as no step came there: more --steps or "
+            "fewer --bins fill them",
         }
         succeed("verify", succeed_baseline("c"))
         again = run("calibrate", "--model", "model", "--output", "c", *flags)
@@ -71,6 +75,57 @@ class TestWithModels:
         printed = succeed(*words, *flags).stdout
         assert "4 samples, 2 steps, guidance 2, 25% of them data (DDIMScheduler)" in printed
         assert read_calibration("c").description.seed == 4
+
+    def test_a_large_file_and_a_row(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        flags = ["--samples", 1, "--steps", 2, "--bins", 2, "--rows", 1, "--threads", 1]
+        words = ["calibrate", "--model", "model", "--output", "c", "--overwrite", *flags]
+        printed = succeed(*words).stdout
+        assert "\nbins        2 time bins, 1 row each\n" in printed
+        assert "smaller" not in printed
+        nbytes = Path("c").stat().st_size
+        for limit, is_said in ((nbytes, False), (nbytes - 1, True)):
+            module = sys.modules["thermoq.cli.calibrate"]
+            monkeypatch.setattr(module, "_LARGE_BYTES", limit)
+            printed = succeed(*words).stdout
+            assert ("MB; fewer --rows or --bins make it smaller\n" in printed) == is_said
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_what_a_signal_leaves(self, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        from thermoq.calibration import plain_sampler
+
+        monkeypatch.setattr(plain_sampler, "_MAX_BATCH", 1)
+        words = ["calibrate", "--model", "model", "--output", "c", "--samples", 3, "--steps", 2]
+        real, calls = plain_sampler.PlainSampler.run, []
+
+        def stopping(*arguments: Any) -> None:
+            real(*arguments)
+            calls.append(1)
+            if len(calls) == 2:
+                signal.raise_signal(number)
+
+        monkeypatch.setattr(plain_sampler.PlainSampler, "run", stopping)
+        what = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[signal.Signals(number)]
+        nothing = f"error: {what}; nothing unfinished is left behind"
+        before = sorted(Path().iterdir())
+        stopped = run(*words)
+        assert (stopped.exit_code, stopped.problem()) == (128 + number, nothing)
+        assert sorted(Path().iterdir()) == before
+        calls.clear()
+        stopped = run(*words, "--resume")
+        assert stopped.exit_code == 128 + number
+        assert stopped.problem() == (
+            f"error: {what}; c.partial has the finished batches, and the same command goes on "
+            "from there"
+        )
+        assert sorted(Path().iterdir()) == sorted([*before, Path("c.partial")])
+        succeed(*words, "--resume")
+        assert not Path("c.partial").exists()
+        assert len(calls) == 4  # the second batch again, and the third
+        Path("c").unlink()
+        calls[:] = [1]
+        stopped = run(*words, "--resume")  # in the first batch: no batch is finished
+        assert stopped.problem() == nothing
+        assert sorted(Path().iterdir()) == before
 
     def test_a_model_that_cannot_be_run(self) -> None:
         finished = run("calibrate", "--model", "half", "--output", "c")
@@ -137,8 +192,10 @@ def test_without_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_demo_shows_measurements_without_torch() -> None:
     script = "import sys; sys.modules['torch'] = None; from thermoq.cli.app import main; main()"
     finished = run_process("demo", command=[sys.executable, "-c", script])
-    assert (finished.exit_code, finished.stderr) == (0, "")
-    assert "calibration: measured along the trajectory" in finished.stdout
+    assert finished.exit_code == 0, finished.stderr
+    assert all(line.startswith("warning: best: ") for line in finished.stderr.splitlines())
+    assert "Phase 3 stops before the output correction" in finished.stdout
+    assert read_json(Path("thermoq-demo/smooth.json")).parameter_source == "calibration"
 
 
 def test_the_shipped_calibration_is_of_the_shipped_model() -> None:

@@ -73,6 +73,22 @@ def test_a_batch_is_its_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["dream", "llada"])
+def test_no_mask_of_length_by_length_is_made(tmp_path: Path, family: str) -> None:
+    model = load_language_model(language_checkpoints.write(tmp_path, family))
+    bytes_of_masks = []
+
+    def see(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        mask = kwargs["attention_mask"]
+        bytes_of_masks.append(0 if mask is None else mask.untyped_storage().nbytes())
+
+    for layer in model.module.model.layers:
+        layer.self_attn.register_forward_pre_hook(see, with_kwargs=True)
+    logits_of(model)
+    assert len(bytes_of_masks) == language_checkpoints.LAYERS
+    assert max(bytes_of_masks) <= 4
+
+
+@pytest.mark.parametrize("family", ["dream", "llada"])
 def test_layers_are_keyed_by_the_checkpoints_names(tmp_path: Path, family: str) -> None:
     model = load_language_model(language_checkpoints.write(tmp_path, family))
     assert set(model.layers) == language_checkpoints.linear_layers(family)

@@ -11,8 +11,10 @@ import pytest
 from calibrations import example_calibration, statistics_of
 from thermoq.calibration.file import read_calibration, write_calibration
 from thermoq.calibration.merge import merge, merged_calibration, merged_input
+from thermoq.calibration.noise import noise_levels
 from thermoq.calibration.statistics import PERCENTILE_LEVELS, CalibratedInput, InputStatistics
 from thermoq.errors import InputError, UsageError
+from thermoq.schedule import schedule_for
 
 
 def parts_and_whole() -> tuple[list[CalibratedInput], CalibratedInput]:
@@ -141,6 +143,34 @@ def test_files_of_other_runs_are_refused(
         merge([first, second], tmp_path / "c")
     assert str(raised.value) == f"{second}: {message.format(first=first)}"
     assert not (tmp_path / "c").exists()
+
+
+def test_files_over_other_noise(tmp_path: Path) -> None:
+    """Of as many timesteps; a file that does not say goes with all, and the result says."""
+    noted = {
+        name: {"noise_levels": noise_levels(schedule), "schedule": schedule.description}
+        for name, schedule in (
+            ("linear", schedule_for({"beta_schedule": "linear"}, None)),
+            ("cosine", schedule_for({"beta_schedule": "squaredcos_cap_v2"}, None)),
+        )
+    }
+    for name in ("linear", "cosine", "old"):
+        write_calibration(tmp_path / name, example_calibration(**noted.get(name, {})))
+    (tmp_path / "again").write_bytes((tmp_path / "linear").read_bytes())
+    paths = {name: tmp_path / name for name in ("linear", "cosine", "old", "again")}
+    for names in (("linear", "cosine"), ("old", "linear", "cosine")):
+        with pytest.raises(InputError) as raised:
+            merge([paths[name] for name in names], tmp_path / "both")
+        assert str(raised.value) == (
+            f"{paths['cosine']}: expected the noise schedule of {paths['linear']}, 'linear "
+            "betas 0.0001 to 0.02, T = 1000 (scheduler config)', got 'squaredcos_cap_v2 betas, "
+            "T = 1000 (scheduler config)'"
+        )
+    for names in (("linear", "again"), ("old", "linear")):
+        merge([paths[name] for name in names], tmp_path / "both", replace=True)
+        found = read_calibration(tmp_path / "both").description
+        assert found.noise_levels == noted["linear"]["noise_levels"]
+        assert found.schedule.startswith("linear betas")
 
 
 def test_fewer_than_two_files(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,85 @@ def test_language_models(family: str, tmp_path: Path) -> None:
             calibrate(model, output(model, "b"), **{name: 2})
 
 
+@pytest.mark.parametrize(
+    ("family", "key"), [("dream", "max_position_embeddings"), ("llada", "max_sequence_length")]
+)
+def test_a_length_is_one_that_the_model_has(family: str, key: str, tmp_path: Path) -> None:
+    model = language_checkpoints.write(tmp_path / "model", family, **{key: 10})
+    settings = {"samples": 1, "steps": 2, "rows": 2, "threads": 1}
+    problem = r"--length: expected at most 10 \(the model's positions\), got 100000"
+    with pytest.raises(UsageError, match=problem):
+        calibrate(model, output(model), length=100_000, **settings)
+    assert names(model) == []
+    found = calibrate(model, output(model), **settings)
+    assert found.description.details["length"] == 10
+    assert found.description.details["position_temperature"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to "
+                      "allocate 40000000000 bytes. Error code 12"), " for 40,000.00 MB more"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), " for 2 GiB more"),
+        (MemoryError(), ""),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("make", [dit, "dream"])
+def test_too_little_memory(
+    make: Any, error: Exception, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if make == "dream":
+        model = language_checkpoints.write(tmp_path / "model", "dream")
+    else:
+        model = make(tmp_path / "model")
+
+    def fail(layer: Any, values: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", fail)
+    settings = {"samples": 1, "steps": 1, "threads": 1}
+    with pytest.raises(InputError) as raised:
+        calibrate(model, output(model), **settings)
+    hint = "; a smaller --length needs less" if make == "dream" else ""
+    assert str(raised.value) == (
+        f"{model}: cannot be sampled: expected enough memory{asked}, got too little{hint}"
+    )
+    assert names(model) == []
+
+
+def test_a_text_that_is_too_short(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(Path(__file__).parents[1] / "data" / "masked-lm", model)
+    text = tmp_path / "text.txt"
+    text.write_text("while\n")
+    with pytest.raises(InputError) as raised:
+        calibrate(model, output(model), data=text, mix=1.0, samples=1, steps=1, length=16)
+    assert re.fullmatch(
+        rf"{re.escape(str(text))}: --data: expected at least 16 tokens \(--length\), got \d",
+        str(raised.value),
+    )
+
+
+def test_the_noise_schedule_is_kept(model: Path) -> None:
+    calibrate(model, output(model), bins=1, **SETTINGS)
+    about = read_calibration(output(model)).description
+    assert about.schedule == "linear betas 0.0001 to 0.02, T = 1000 (DDIMScheduler)"
+    assert about.noise_levels is not None
+    assert len(about.noise_levels) == 21
+    betas = np.linspace(0.0001, 0.02, 1000)
+    bars = np.cumprod(1 - betas)
+    assert about.noise_levels[0] == pytest.approx(1 - bars[999], rel=1e-12)
+    assert about.noise_levels[10] == pytest.approx(1 - (bars[499] + bars[500]) / 2, rel=1e-12)
+    assert about.noise_levels[20] == pytest.approx(1e-4, rel=1e-9)
+    path = model / "scheduler/scheduler_config.json"
+    path.write_text(path.read_text().replace('"linear"', '"scaled_linear"'))
+    with pytest.raises(InputError, match=r"got one over .linear betas .*; calibrate again"):
+        thermoq.baseline(
+            model, output(model, "out"), calibration=str(output(model)), num_time_groups=1
+        )
+
+
 # Interruptions.
 
 
@@ -209,6 +290,11 @@ def test_a_partial_file_of_another_run(model: Path) -> None:
     np.save(output(model, "images.npy"), np.zeros((1, 8, 8), np.float32))
     with pytest.raises(UsageError, match=problem + "data None, not .*images.npy"):
         calibrate(model, output(model), resume=True, data=output(model, "images.npy"), **SETTINGS)
+    scheduler = model / "scheduler/scheduler_config.json"
+    scheduler.write_text(scheduler.read_text().replace('"linear"', '"scaled_linear"'))
+    with pytest.raises(UsageError, match=problem + "scheduler .*'linear'.* not .*'scaled_linear'"):
+        calibrate(model, output(model), resume=True, **SETTINGS)
+    scheduler.write_text(scheduler.read_text().replace('"scaled_linear"', '"linear"'))
     partial.write_bytes(before[:1000])
     with pytest.raises(InputError, match=r"c.safetensors.partial: .*not a partial calibration"):
         calibrate(model, output(model), resume=True, **SETTINGS)
@@ -256,6 +342,7 @@ def test_outputs_that_cannot_be(model: Path) -> None:
         ({"rows": -1}, "--rows: expected at least 0, got -1"),
         ({"bins": 1001}, r"expected --bins between 1 and 1000 \(the model's timesteps\), got 1001"),
         ({"mix": 1.5}, "--mix: expected a share between 0 and 1, got 1.5"),
+        ({"mix": 0.5}, "--mix: expected --data, whose share it is, got none"),
         ({"guidance": float("nan")}, "--guidance: expected at least 0, got nan"),
         ({"threads": -1}, "--threads: expected at least 0, got -1"),
         ({"nonsense": 1}, "unknown setting nonsense"),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from thermoq.calibration.failures import one_line
 from thermoq.calibration.job import At, Job, Step, Watched, layers_to_watch
 from thermoq.calibration.settings import CalibrationSettings
 from thermoq.checkpoint import Checkpoint
 from thermoq.checkpoint.untrusted import bad_file
-from thermoq.errors import ThermoqError, UsageError
+from thermoq.errors import UsageError
 from thermoq.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def diffusion_job(
     model = load_diffusers(checkpoint)
     sampler = diffusion_sampler(model, schedule, sampling)
     planned = batches(sampling, sampler.batch_size)
+    smaller = "a smaller --size" if model.pipeline is not None else ""
 
     def run(
         at: At, told: Callable[[Step], None], finished: Callable[[int], None], done: int
@@ -43,13 +44,13 @@ def diffusion_job(
             def stepped(step: int, begun: int = batch.samples[-1] + 1) -> None:
                 told(Step(step, begun))
 
-            with _one_line(checkpoint.directory):
+            with one_line(checkpoint.directory, "cannot be sampled", smaller):
                 sampler.run(batch, at, stepped)
             finished(number)
 
     return Job(
         watched=_watched(checkpoint, model.denoisers),
-        num_batches=len(planned),
+        batches=tuple(batch.samples for batch in planned),
         steps=sampling.steps,
         sampler=type(model.scheduler).__name__,
         guidance=sampler.guidance,
@@ -81,7 +82,7 @@ def _sampling(schedule: NoiseSchedule, settings: CalibrationSettings) -> Diffusi
         guidance=settings.guidance,
         prompts=read_lines(settings.prompts, "--prompts"),
         data=settings.data,
-        mix=settings.mix,
+        mix=settings.share_of_data,
         size=settings.size,
     )
 
@@ -105,18 +106,6 @@ def _paths_in(module: nn.Module) -> Callable[[str], str]:
         return path if path in known else f"{head}.{_RENAMED.get(last, last)}"
 
     return path_of
-
-
-@contextmanager
-def _one_line(directory: Path) -> Iterator[None]:
-    """Turn whatever a model or a pipeline may raise into an error of one line."""
-    try:
-        yield
-    except (ThermoqError, MemoryError):
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise bad_file(directory, f"cannot be sampled: {reason}") from error
 
 
 def read_lines(path: Path | None, flag: str) -> tuple[str, ...]:

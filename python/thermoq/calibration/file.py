@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from thermoq.calibration.statistics import CalibratedInput
 from thermoq.checkpoint.reader import MappedFiles, StoredTensor, stored_tensors
 from thermoq.checkpoint.strict_json import parse_json_object
+from thermoq.checkpoint.trajectory_entries import check_timestep_table
 from thermoq.checkpoint.untrusted import bad_file, bad_tensor, shown
 from thermoq.checkpoint.writer import StoredPart
 from thermoq.errors import UsageError
@@ -77,6 +78,18 @@ class Description(_Part):
     )
     schedule_kind: Literal["gaussian", "flow_matching", "masked"]
     num_timesteps: Annotated[int, Field(ge=1)]
+    schedule: str = Field(default="", description="the noise schedule, for people")
+    noise_levels: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
+        default=None,
+        min_length=21,
+        max_length=21,
+        description="of the schedule, as `calibration.noise` has them; null: not noted then",
+    )
+    timestep_table: tuple[tuple[float, float], ...] | None = Field(
+        default=None,
+        description="pairs of a value that the denoiser was handed and its timestep; null: values "
+        "are timesteps or, for flow matching, noise levels or T times those",
+    )
     bin_starts: tuple[float, ...] = Field(
         min_length=1, description="the noisiest timestep of each bin, noisiest bin first"
     )
@@ -103,6 +116,7 @@ class Description(_Part):
     @model_validator(mode="after")
     def _has_bins(self) -> Description:
         TimeGroups(self.num_timesteps, self.bin_starts)  # its ValueError says what is wrong
+        check_timestep_table(self.timestep_table or (), self.num_timesteps)
         return self
 
 
@@ -122,6 +136,14 @@ class Calibration:
     def num_bins(self) -> int:
         """Fine time bins."""
         return len(self.description.bin_starts)
+
+    @property
+    def empty_bins(self) -> tuple[int, ...]:
+        """The bins that no forward pass of any model came to."""
+        seen = np.zeros(self.num_bins, bool)
+        for source in self.inputs.values():
+            seen |= source.count > 0
+        return tuple(np.flatnonzero(~seen).tolist())
 
     def input_of(self, layer: str) -> CalibratedInput | None:
         """Return the input of `layer`, COMPONENT/TENSOR; None if it was not calibrated."""

@@ -40,13 +40,14 @@ class Watched:
 class Job:
     """A model that is ready to be sampled, in batches that do not depend on each other.
 
-    `run` makes every forward pass in a block of its first argument, tells its second of each step
-    and its third how many batches are done, and leaves out as many as the last one says. `notes`
-    are worth a warning each.
+    `batches` are the numbers of the samples that go through the model together. `run` makes every
+    forward pass in a block of its first argument, tells its second of each step and its third how
+    many batches are done, and leaves out as many as the last one says. `notes` are worth a warning
+    each.
     """
 
     watched: tuple[Watched, ...]
-    num_batches: int
+    batches: tuple[range, ...]
     steps: int
     sampler: str
     guidance: float | None

@@ -66,6 +66,11 @@ class DreamConfig(_Config):
         return self.vocab_size
 
     @property
+    def max_positions(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.max_position_embeddings
+
+    @property
     def tied(self) -> bool:
         """Whether the last projection may be left out, being the token table."""
         return self.tie_word_embeddings
@@ -119,6 +124,11 @@ class LladaConfig(_Config):
     def num_embeddings(self) -> int:
         """Rows of the token table and of the last projection."""
         return self.embedding_size or self.vocab_size
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.max_sequence_length
 
     @property
     def tied(self) -> bool:

@@ -9,7 +9,7 @@ differs from these two families is refused rather than approximated.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -72,18 +72,13 @@ class LanguageModel:
         import torch
 
         device = next(self.module.parameters()).device
-        length = token_ids.shape[1]
         with torch.no_grad():
-            # Added to the attention scores in place of the causal mask: 0 lets everything through.
-            nothing_hidden = torch.zeros(1, 1, length, length, dtype=self._dtype, device=device)
             logits: Tensor = self.module(
                 input_ids=token_ids.to(device),
-                attention_mask=nothing_hidden.expand(len(token_ids), -1, -1, -1),
+                attention_mask=open_attention(token_ids.to(device), self._dtype),
                 use_cache=False,
             ).logits
-            if self.logits_shift:
-                logits = torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
-        return logits
+        return aligned(logits) if self.logits_shift else logits
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, without special tokens around it.
@@ -117,27 +112,66 @@ def load_language_model(directory: Path | str, *, dtype: Precision = "float32") 
     checkpoint = open_checkpoint(Path(directory))
     component = checkpoint.components[0]
     config = read_config(component.config or {}, checkpoint.directory)
-    own_name = _same_name if isinstance(config, DreamConfig) else _llama_name
-    module = _empty_module(config)
-    stored = _by_module_name(component, own_name)
+    module = empty_module(config)
+    stored = _by_module_name(component, config)
     _check_tensors(component, stored, module, config.tied)
     module.load_state_dict(_weights(stored, module, config.tied, dtype), strict=True, assign=True)
+    names = {name: tensor.name for name, tensor in stored.items()}
+    return assembled(checkpoint.directory, config, module, names)
+
+
+def assembled(
+    directory: Path, config: DreamConfig | LladaConfig, module: nn.Module, names: Mapping[str, str]
+) -> LanguageModel:
+    """Return the model of an `empty_module` that has got its weights.
+
+    `names` gives the tensor in the checkpoint of each name in the module.
+    """
+    inner: Any = module
     # Computed rather than stored, so it is made anew outside the "meta" device.
-    module.model.rotary_emb = type(module.model.rotary_emb)(config=module.config)
-    module.requires_grad_(False).eval()
+    inner.model.rotary_emb = type(inner.model.rotary_emb)(config=inner.config)
+    inner.requires_grad_(False).eval()
     return LanguageModel(
-        directory=checkpoint.directory,
+        directory=directory,
         family="dream" if isinstance(config, DreamConfig) else "llada",
         module=module,
-        layers=_linear_layers(module, stored),
+        layers=_linear_layers(module, names),
         mask_token_id=config.mask_token_id,
         vocab_size=config.num_embeddings,
         logits_shift=config.logits_shift,
     )
 
 
-def _empty_module(config: DreamConfig | LladaConfig) -> Any:
-    """The module without weights: on torch's "meta" device, which allocates nothing."""
+def open_attention(filled: Tensor, dtype: Any, shown: Tensor | None = None) -> Tensor:
+    """Return an attention mask [n, 1, length, length] that lets every position see every other.
+
+    `filled` [n, length, ...] are tokens or their embeddings; positions where `shown` [n, length] is
+    0 are seen by none.
+    """
+    import torch
+
+    count, length = filled.shape[:2]
+    # Added to the attention scores in place of the causal mask: 0 lets everything through. One
+    # number, shown length x length times; torch's kernels take it without a copy.
+    added = torch.zeros((), dtype=dtype, device=filled.device)
+    if shown is not None:
+        least = torch.finfo(dtype).min
+        added = added.masked_fill(shown[:, None, None, :].to(filled.device) == 0, least)
+    return added.expand(count, 1, length, length)
+
+
+def aligned(logits: Tensor) -> Tensor:
+    """Return logits [n, length, vocab] beside the tokens that they predict, as Dream does.
+
+    Nothing predicts the first token; it gets what the first position says of the second.
+    """
+    import torch
+
+    return torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
+
+
+def empty_module(config: DreamConfig | LladaConfig) -> Any:
+    """Return the module without weights: on torch's "meta" device, which allocates nothing."""
     import torch
     import transformers
 
@@ -152,8 +186,9 @@ def _empty_module(config: DreamConfig | LladaConfig) -> Any:
 # Tensors.
 
 
-def _same_name(name: str) -> str:
-    return name
+def name_in_module(config: DreamConfig | LladaConfig, name: str) -> str:
+    """Return what transformers' class calls the checkpoint's tensor `name`."""
+    return name if isinstance(config, DreamConfig) else _llama_name(name)
 
 
 def _llama_name(name: str) -> str:
@@ -165,11 +200,11 @@ def _llama_name(name: str) -> str:
 
 
 def _by_module_name(
-    component: Component, own_name: Callable[[str], str]
+    component: Component, config: DreamConfig | LladaConfig
 ) -> dict[str, StoredTensor]:
     stored: dict[str, StoredTensor] = {}
     for name, tensor in component.tensors.items():
-        other = stored.setdefault(own_name(name), tensor)
+        other = stored.setdefault(name_in_module(config, name), tensor)
         if other is not tensor:
             raise bad_tensor(tensor.path, name, f"expected it once, got {shown(other.name)} too")
     return stored
@@ -215,13 +250,13 @@ def _weights(
     return state
 
 
-def _linear_layers(module: Any, stored: Mapping[str, StoredTensor]) -> dict[str, str]:
+def _linear_layers(module: nn.Module, names: Mapping[str, str]) -> dict[str, str]:
     from torch import nn
 
     return {
-        stored[f"{path}.weight"].name: path
+        names[f"{path}.weight"]: path
         for path, layer in module.named_modules()
-        if isinstance(layer, nn.Linear) and f"{path}.weight" in stored
+        if isinstance(layer, nn.Linear) and f"{path}.weight" in names
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,13 @@ import torch
 import transformers
 from torch import nn
 
+from thermoq.calibration.failures import one_line
 from thermoq.calibration.job import precision_for
 from thermoq.calibration.packages import silenced
 from thermoq.checkpoint import Checkpoint, Component
 from thermoq.checkpoint.shards import variant_of
 from thermoq.checkpoint.strict_json import read_json_object
 from thermoq.checkpoint.untrusted import bad_file, shown
-from thermoq.errors import ThermoqError
 
 _GENERIC = "DiffusionPipeline"  # names no way of sampling: transformer and scheduler alone
 
@@ -50,11 +50,11 @@ def load_diffusers(checkpoint: Checkpoint) -> DiffusersModel:
     if index is not None:
         _check_index(root, index)
     for component in checkpoint.components:
-        _denoiser_class(component)
+        denoiser_class(component)
     scheduler_folder = _scheduler_folder(checkpoint)
     dtype = getattr(torch, precision_for(checkpoint))
     name = (index or {}).get("_class_name", "")
-    with _loading(root):
+    with loading(root):
         scheduler = _scheduler(scheduler_folder)
         denoisers = {part.name: _denoiser(part, dtype) for part in checkpoint.components}
         pipeline, vae = None, None
@@ -75,18 +75,10 @@ def load_diffusers(checkpoint: Checkpoint) -> DiffusersModel:
 
 
 @contextmanager
-def _loading(root: Path) -> Iterator[None]:
+def loading(root: Path) -> Iterator[None]:
     """Turn what goes wrong in other packages into an error of one line."""
-    try:
-        with silenced():
-            yield
-    except (ThermoqError, MemoryError):
-        raise
-    except Exception as error:  # whatever a strange file provokes in them
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise bad_file(
-            root, f"diffusers {diffusers.__version__} cannot load it: {reason}"
-        ) from None
+    with one_line(root, f"diffusers {diffusers.__version__} cannot load it"), silenced():
+        yield
 
 
 # The pipeline's index.
@@ -154,7 +146,8 @@ def _takes_prompts(name: object) -> bool:
 # Parts.
 
 
-def _denoiser_class(component: Component) -> Any:
+def denoiser_class(component: Component) -> Any:
+    """Return the class of diffusers that a denoiser's config.json names; InputError for another."""
     config = component.config or {}
     name = config.get("_class_name")
     path = component.directory / "config.json"
@@ -172,7 +165,7 @@ def _denoiser_class(component: Component) -> Any:
 
 
 def _denoiser(component: Component, dtype: torch.dtype) -> nn.Module:
-    module, found = _denoiser_class(component).from_pretrained(
+    module, found = denoiser_class(component).from_pretrained(
         component.directory,
         torch_dtype=dtype,
         use_safetensors=True,
@@ -180,11 +173,15 @@ def _denoiser(component: Component, dtype: torch.dtype) -> nn.Module:
         variant=_variant(component),
         output_loading_info=True,
     )
-    if found["missing_keys"]:  # diffusers draws them at random
-        missing = min(found["missing_keys"])
-        raise bad_file(component.directory, f"expected a tensor {missing}, got none")
+    check_complete(component, found["missing_keys"])  # diffusers draws them at random
     assert isinstance(module, nn.Module)
     return module.eval()
+
+
+def check_complete(component: Component, missing: Collection[str]) -> None:
+    """Raise InputError if parameters of the model are `missing` in its files."""
+    if missing:
+        raise bad_file(component.directory, f"expected a tensor {min(missing)}, got none")
 
 
 def _variant(component: Component) -> str | None:
@@ -206,6 +203,13 @@ def _scheduler_folder(checkpoint: Checkpoint) -> Path:
                 )
             return folder
     raise bad_file(root, "expected a folder scheduler with scheduler_config.json, got none")
+
+
+def load_scheduler(checkpoint: Checkpoint) -> Any:
+    """Build the scheduler of a checkpoint. Raises InputError as `load_diffusers` does."""
+    folder = _scheduler_folder(checkpoint)
+    with loading(checkpoint.directory):
+        return _scheduler(folder)
 
 
 def _scheduler(folder: Path) -> Any:

@@ -109,19 +109,23 @@ def run(
     *,
     prompts: Sequence[str] = (),
     text: Sequence[str] = (),
+    text_name: str = "text",
     done: int = 0,
 ) -> Iterator[Pass]:
     """Make all forward passes, each in a block of `at`, and yield after each of them.
 
     `prompts` stay unmasked in front of the samples, in turn; of a prompt the first `length // 2`
-    tokens count. `text` are lines; a sample is what follows the beginning of a line. `done` batches
-    of an interrupted run are left out: a batch depends on the settings and its place alone.
+    tokens count. `text` are lines, which messages call `text_name`; a sample is what follows the
+    beginning of a line. `done` batches of an interrupted run are left out: a batch depends on the
+    settings and its place alone.
 
     Raises InputError if there is no tokenizer for the text, or too little text.
     """
     planned = batches(sampling, with_text=bool(text))
     num_texts = sum(len(batch.samples) for batch in planned if batch.is_text)
-    windows = text_windows(model, text, num_texts, sampling.length) if num_texts else None
+    windows = (
+        text_windows(model, text, num_texts, sampling.length, text_name) if num_texts else None
+    )
     starts = [model.encode(prompt)[: sampling.length // 2] for prompt in prompts]
     for number, batch in itertools.islice(enumerate(planned, 1), done, None):
         if batch.is_text:
@@ -130,7 +134,7 @@ def run(
             chosen = [windows[sample - first] for sample in batch.samples]
             states = mask_text(model, _tensor(chosen), sampling, batch.samples, at)
         else:
-            begun = [_masked_start(model, starts, sample, sampling) for sample in batch.samples]
+            begun = [masked_start(model, starts, sample, sampling) for sample in batch.samples]
             states = unmask(model, _tensor(begun), sampling, batch.samples, at)
         for step, _ in enumerate(states, 1):
             yield Pass(number, len(planned), step, sampling.steps)
@@ -206,7 +210,7 @@ def mask_text(
 
 
 def text_windows(
-    model: LanguageModel, lines: Sequence[str], count: int, length: int
+    model: LanguageModel, lines: Sequence[str], count: int, length: int, name: str = "text"
 ) -> list[list[int]]:
     """Return `count` windows of `length` tokens, from lines spread evenly over the text.
 
@@ -223,15 +227,16 @@ def text_windows(
                 break
         else:
             raise InputError(
-                f"text: expected at least {length} tokens (--length), got {len(tokens)}"
+                f"{name}: expected at least {length} tokens (--length), got {len(tokens)}"
             )
         windows.append(tokens[:length])
     return windows
 
 
-def _masked_start(
+def masked_start(
     model: LanguageModel, prompts: Sequence[list[int]], sample: int, sampling: MaskedSampling
 ) -> list[int]:
+    """Return the tokens that a trajectory starts from: a prompt, if there are any, and masks."""
     prompt = prompts[sample % len(prompts)] if prompts else []
     return prompt + [model.mask_token_id] * (sampling.length - len(prompt))
 

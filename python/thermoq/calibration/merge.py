@@ -21,6 +21,7 @@ from thermoq.calibration.file import (
     read_calibration,
     write_calibration,
 )
+from thermoq.calibration.noise import most_different
 from thermoq.calibration.statistics import CalibratedInput, Floats
 from thermoq.checkpoint.untrusted import bad_file, shown
 from thermoq.errors import UsageError
@@ -49,8 +50,10 @@ def merge(
     if len({path.resolve() for path in sources}) < len(sources):
         raise UsageError("expected different calibration files to merge, got one twice")
     read = [read_calibration(path) for path in sources]
+    noted = next((i for i, one in enumerate(read) if one.description.noise_levels), 0)
     for path, calibration in zip(sources[1:], read[1:], strict=True):
         _check_alike(sources[0], read[0].description, path, calibration)
+        _check_noise(sources[noted], read[noted].description, path, calibration)
     merged = merged_calibration(read, seed=seed)
     write_calibration(Path(output), merged, replace=replace)
     return merged
@@ -76,6 +79,9 @@ def merged_calibration(calibrations: Sequence[Calibration], *, seed: int = 0) ->
         "num_samples": sum(samples),
         "rows_per_bin": rows_per_bin,
         "data_share": min(1.0, data / sum(samples)),
+        "noise_levels": next((d.noise_levels for d in descriptions if d.noise_levels), None),
+        "timestep_table": next((d.timestep_table for d in descriptions if d.timestep_table), None),
+        "schedule": next((d.schedule for d in descriptions if d.schedule), ""),
         "details": {"merged_from": len(calibrations)},
         "layers": layers,
         "not_reached": tuple(
@@ -223,6 +229,19 @@ def _check_alike(
                 path,
                 f"expected the {what} of {first_path}, {_brief(expected)}, got {_brief(got)}",
             )
+
+
+def _check_noise(
+    first_path: Path, first: Description, path: Path, calibration: Calibration
+) -> None:
+    """Refuse another noise schedule of as many timesteps; files that noted none go with all."""
+    expected, got = first.noise_levels, calibration.description.noise_levels
+    if expected and got and most_different(expected, got) is not None:
+        raise bad_file(
+            path,
+            f"expected the noise schedule of {first_path}, {shown(first.schedule)}, got "
+            f"{shown(calibration.description.schedule)}",
+        )
 
 
 def _brief(value: object) -> str:

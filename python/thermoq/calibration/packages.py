@@ -10,12 +10,12 @@ from importlib.util import find_spec
 from thermoq.errors import UsageError
 
 
-def require_packages(*names: str) -> None:
-    """Raise UsageError for a package that is not installed, and say how to install it."""
+def require_packages(*names: str, verb: str = "calibrate") -> None:
+    """Raise UsageError for a package that `verb` lacks, and say how to install it."""
     for name in names or ("torch", "diffusers", "transformers"):
         if find_spec(name) is None:
             raise UsageError(
-                f"calibrate: expected the {name} package, got none; pip install 'thermoq[torch]'"
+                f"{verb}: expected the {name} package, got none; pip install 'thermoq[torch]'"
             )
 
 

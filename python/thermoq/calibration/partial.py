@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from thermoq.calibration.collect import Collector
+from thermoq.calibration.handed import HandedValues
 from thermoq.checkpoint.untrusted import bad_file
 from thermoq.errors import UsageError
 from thermoq.staging import final_path, published_together, refused
@@ -30,8 +31,10 @@ class PartialFile:
         self.path = output.with_name(output.name + ".partial")
         self._identity = json.loads(json.dumps(identity))
 
-    def restore(self, collectors: Sequence[Collector]) -> int:
-        """Give the collectors what they had, and return how many batches were done; 0: no file.
+    def restore(self, collectors: Sequence[Collector], handed: HandedValues) -> int:
+        """Give the collectors and `handed` what they had, and return how many batches were done.
+
+        That is 0 if there is no file.
 
         Raises UsageError for a file of another command, InputError for one that is broken.
         """
@@ -48,13 +51,16 @@ class PartialFile:
                         for i in range(len(described))
                     ]
                     collector.restore(described, arrays)
+                handed.restore(about["handed"])
                 return int(about["batches_done"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             reason = " ".join(str(error).split())[:200]
             problem = f"not a partial calibration ({reason}); delete it to begin anew"
             raise bad_file(self.path, problem) from None
 
-    def save(self, collectors: Sequence[Collector], batches_done: int) -> None:
+    def save(
+        self, collectors: Sequence[Collector], handed: HandedValues, batches_done: int
+    ) -> None:
         """Replace the file. Raises InputError if the disk refuses; the old one stays then."""
         arrays: dict[str, Any] = {}
         descriptions, keys = [], []
@@ -69,6 +75,7 @@ class PartialFile:
             "batches_done": batches_done,
             "collectors": descriptions,
             "keys": keys,
+            "handed": handed.pairs,
         }
         arrays[_ABOUT] = np.frombuffer(json.dumps(about).encode(), np.uint8)
         with published_together() as staging:

@@ -25,6 +25,10 @@ class LinearRows:
         self.num_columns = layer.in_features
         self.settings: tuple[Any, ...] = ("linear", layer.in_features)
 
+    def count(self, values: Tensor) -> int:
+        """Return how many rows `values` has."""
+        return values.numel() // self.num_columns
+
     def chunks(self, values: Tensor) -> Iterator[Tensor]:
         """Yield the rows of `values`, [n, in], all at once."""
         yield values.reshape(-1, self.num_columns)
@@ -54,6 +58,12 @@ class ConvolutionRows:
             *("convolution", self._transposed, self._kernel, self._dilation, self._groups),
             *(self._stride, self._padding, self._mode, layer.in_channels),
         )
+
+    def count(self, values: Tensor) -> int:
+        """Return how many rows `values` unfolds to."""
+        if values.dim() == len(self._kernel) + 1:
+            values = values[None]
+        return len(values) * (self._patches(values[:1]).numel() // self.num_columns)
 
     def chunks(self, values: Tensor) -> Iterator[Tensor]:
         """Yield the rows of `values`, [n, in*k...], some samples and positions at a time."""

@@ -18,8 +18,10 @@ from thermoq.calibration.file import (
     fine_bins,
     write_calibration,
 )
+from thermoq.calibration.handed import HandedValues
 from thermoq.calibration.job import Job, Step
 from thermoq.calibration.matching import calibrated_component
+from thermoq.calibration.noise import noise_levels
 from thermoq.calibration.packages import require_packages, silenced
 from thermoq.calibration.settings import CalibrationSettings
 from thermoq.calibration.statistics import PERCENTILE_LEVELS, CalibratedInput, InputStatistics
@@ -31,6 +33,7 @@ from thermoq.progress import NoSteps, StepProgress
 from thermoq.report.atomic import check_writable
 from thermoq.schedule import NoiseSchedule, TimeGroups, schedule_for
 from thermoq.staging import already_there, final_path
+from thermoq.timestep_values import Table
 
 if TYPE_CHECKING:
     from thermoq.calibration.collect import Collector
@@ -66,10 +69,10 @@ def calibrate(
     checkpoint = open_checkpoint(root)
     schedule = schedule_for(checkpoint.scheduler_config, checkpoint.components[0].config)
     bins = fine_bins(schedule.num_timesteps, chosen.bins)
-    with _torch_settings(threads):
-        job = _job(checkpoint, schedule, chosen)
+    with torch_settings(threads):
+        job = job_for(checkpoint, schedule, chosen)
         models = _calibrated_components(checkpoint)
-        partial = _partial(path, chosen, job, models) if resume else None
+        partial = _partial(path, chosen, job, models, checkpoint) if resume else None
         run = _Run(job, chosen, schedule, bins, models, final_path(path).parent, partial)
         calibration = run.sample(progress or NoSteps())
     write_calibration(path, calibration, replace=overwrite)
@@ -101,7 +104,8 @@ def _check_output(path: Path, model: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def _torch_settings(threads: int | None) -> Iterator[None]:
+def torch_settings(threads: int | None) -> Iterator[None]:
+    """Run models in the block: on so many threads, without gradients, and quietly."""
     import torch
 
     before = torch.get_num_threads()
@@ -114,7 +118,8 @@ def _torch_settings(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _job(checkpoint: Checkpoint, schedule: NoiseSchedule, settings: CalibrationSettings) -> Job:
+def job_for(checkpoint: Checkpoint, schedule: NoiseSchedule, settings: CalibrationSettings) -> Job:
+    """Load a model and choose how to sample it. Raises InputError or UsageError if it cannot."""
     if schedule.kind == "masked":
         from thermoq.calibration.masked_job import masked_job
 
@@ -130,22 +135,27 @@ def _calibrated_components(checkpoint: Checkpoint) -> dict[str, CalibratedCompon
 
 
 def _partial(
-    path: Path, settings: CalibrationSettings, job: Job, models: dict[str, CalibratedComponent]
+    path: Path,
+    settings: CalibrationSettings,
+    job: Job,
+    models: dict[str, CalibratedComponent],
+    checkpoint: Checkpoint,
 ) -> PartialFile:
     from thermoq.calibration.partial import PartialFile
 
     identity = {
         **{key: str(value) for key, value in asdict(settings).items()},
-        "prompts_content": _content(settings.prompts),
-        "data_content": _content(settings.data),
+        "prompts_content": content_of(settings.prompts),
+        "data_content": content_of(settings.data),
         "thermoq_version": version(),
         "precision": job.precision,
+        "scheduler": checkpoint.scheduler_config,
         "model": {name: part.fingerprint for name, part in models.items()},
     }
     return PartialFile(path, identity)
 
 
-def _content(path: Path | None) -> str:
+def content_of(path: Path | None) -> str:
     """Return what tells whether a file is the same; of a folder, its files' names and sizes."""
     if path is None:
         return ""
@@ -187,11 +197,15 @@ class _Run:
                 hooks.enter_context(Collector(one.module, one.layers, new_statistics))
                 for one in self.job.watched
             ]
-            self._run(collectors, progress)
-        return Calibration(self._description(collectors), _finished(collectors, storage))
+            handed = hooks.enter_context(HandedValues(one.module for one in self.job.watched))
+            self._run(collectors, handed, progress)
+        table = handed.table(self.schedule.kind, self.schedule.num_timesteps)
+        return Calibration(self._description(collectors, table), _finished(collectors, storage))
 
-    def _run(self, collectors: Sequence[Collector], progress: StepProgress) -> None:
-        done = self.partial.restore(collectors) if self.partial is not None else 0
+    def _run(
+        self, collectors: Sequence[Collector], handed: HandedValues, progress: StepProgress
+    ) -> None:
+        done = self.partial.restore(collectors, handed) if self.partial is not None else 0
 
         @contextmanager
         def at(timesteps: Sequence[float]) -> Iterator[None]:
@@ -201,6 +215,7 @@ class _Run:
             yield
             for collector in collectors:
                 collector.end()
+            handed.note(timesteps)
 
         def told(step: Step) -> None:
             progress.advance(
@@ -210,13 +225,13 @@ class _Run:
 
         def finished(batches: int) -> None:
             if self.partial is not None:
-                self.partial.save(collectors, batches)
+                self.partial.save(collectors, handed, batches)
 
         steps = self.job.steps
-        progress.start("calibrating", self.job.num_batches * steps, done * steps)
+        progress.start("calibrating", len(self.job.batches) * steps, done * steps)
         self.job.run(at, told, finished, done)
 
-    def _description(self, collectors: Sequence[Collector]) -> Description:
+    def _description(self, collectors: Sequence[Collector], table: Table | None) -> Description:
         job, settings = self.job, self.settings
         layers = {k: v for collector in collectors for k, v in collector.layer_inputs.items()}
         if not layers:
@@ -227,6 +242,9 @@ class _Run:
             components=self.models,
             schedule_kind=self.schedule.kind,
             num_timesteps=self.schedule.num_timesteps,
+            schedule=self.schedule.description,
+            noise_levels=noise_levels(self.schedule),
+            timestep_table=table,
             bin_starts=self.bins.starts,
             percentile_levels=PERCENTILE_LEVELS,
             sampler=job.sampler,

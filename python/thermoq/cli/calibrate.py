@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,10 +11,13 @@ import typer
 
 from thermoq.cli import options
 from thermoq.cli.console import megabytes, shown_steps, warn, warn_of_leftovers
+from thermoq.cli.stopping import Stopped
 from thermoq.errors import UsageError
 
 if TYPE_CHECKING:
     from thermoq.calibration.file import Calibration
+
+_LARGE_BYTES = 100_000_000  # from here on the summary says what makes the file smaller
 
 
 def calibrate(
@@ -47,7 +52,8 @@ def calibrate(
     quiet: options.Quiet = False,
 ) -> None:
     """Run MODEL along its own trajectory and write what its layers see (needs the torch extra)."""
-    warn_of_leftovers(output, output.with_name(output.name + ".partial"))
+    partial = output.with_name(output.name + ".partial")
+    warn_of_leftovers(output, partial)
     settings = {
         "samples": samples,
         "steps": steps,
@@ -76,7 +82,7 @@ def calibrate(
         raise UsageError("Missing option '--model'.")
     from thermoq.calibration.run import calibrate as run
 
-    with shown_steps(quiet) as progress:
+    with _told_of(partial if resume else None), shown_steps(quiet) as progress:
         calibration = run(
             model,
             output,
@@ -94,6 +100,19 @@ def calibrate(
         _print(calibration, output)
 
 
+@contextmanager
+def _told_of(partial: Path | None) -> Iterator[None]:
+    """Have the line on a signal name the partial file, if the run leaves one."""
+    try:
+        yield
+    except Stopped as stopped:
+        if partial is not None and partial.exists():
+            stopped.left = (
+                f"{partial} has the finished batches, and the same command goes on from there"
+            )
+        raise
+
+
 def _print(calibration: Calibration, output: Path) -> None:
     """Print what is in the file, a labelled line each."""
     from thermoq.report.wording import counted
@@ -107,11 +126,19 @@ def _print(calibration: Calibration, output: Path) -> None:
         sampled += f", guidance {about.guidance:g}"
     if about.data_share:
         sampled += f", {about.data_share:.0%} of them data"
+    bins = f"{counted(calibration.num_bins, 'time bin')}, {counted(about.rows_per_bin, 'row')} each"
+    empty = len(calibration.empty_bins)
+    if empty:
+        bins += f"; {empty} empty, as no step came there: more --steps or fewer --bins fill them"
+    nbytes = output.stat().st_size
+    written = f"{output}, {megabytes(nbytes)}"
+    if nbytes > _LARGE_BYTES:
+        written += "; fewer --rows or --bins make it smaller"
     lines = [
-        ("output", f"{output}, {megabytes(output.stat().st_size)}"),
+        ("output", written),
         ("sampled", f"{sampled} ({about.sampler})"),
         ("layers", layers),
-        ("bins", f"{counted(calibration.num_bins, 'time bin')}, {about.rows_per_bin} rows each"),
+        ("bins", bins),
     ]
     for name, text in lines:
         typer.echo(f"{name:<11} {text}")
