@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from reference import F32, Floats
-from thermoq import _core
+from thermoq import _core, inverse_gram
 from thermoq.calibration.statistics import InputStatistics
 from thermoq.errors import InputError
 from thermoq.hessian import quantize_hessian
-from thermoq.inverse_gram import DENSE_COLUMNS, _dense, _low_rank, damping_of, factors
+from thermoq.inverse_gram import (
+    DENSE_COLUMNS,
+    Compensation,
+    Dense,
+    LowRank,
+    compensation,
+    damping_of,
+)
 from thermoq.methods import quantize_layer
 from thermoq.rotation import Rotation
 from thermoq.weights import Matrix, QuantizedMatrix, Scheme, dequantize, quantize
@@ -117,25 +124,60 @@ def test_wrong_sweeps_are_refused() -> None:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("way", [_dense, _low_rank])
+@pytest.mark.parametrize("way", ["dense", "low rank"])
 @pytest.mark.parametrize("samples", [5, 40, 200])
-def test_factors(way: object, samples: int) -> None:
-    _, inputs = layer(1, 90, samples)
+def test_compensation(way: str, samples: int) -> None:
+    weights, inputs = layer(12, 90, samples)
     damping = damping_of(inputs, 0.01)
     gram = inputs.T.astype(np.float64) @ inputs + samples * damping * np.eye(90)
     upper = np.linalg.cholesky(np.linalg.inv(gram)).T
-    blocks = [slice(0, 24), slice(24, 80), slice(80, 90)]
     largest = np.abs(upper).max()
-    for block, (own, behind) in zip(blocks, way(inputs, damping, blocks), strict=True):  # type: ignore[operator]
+    blocks = [slice(0, 24), slice(24, 80), slice(80, 90)]
+    found: Compensation = (
+        Dense(inputs, damping, blocks)
+        if way == "dense"
+        else LowRank(inputs, damping, blocks, len(weights))
+    )
+    for number, block in enumerate(blocks):
+        own, change = found.before(number, weights[:, : block.start])
         assert np.abs(own - upper[block, block]).max() < 1e-4 * largest  # sums in f32
-        assert np.abs(behind - upper[block, block.stop :]).max(initial=0) < 1e-4 * largest
+        # What minimizes the loss of `lost` and of what is added behind it.
+        left = slice(block.start, None)
+        best = np.linalg.solve(
+            gram[left, left], gram[left, : block.start] @ weights[:, : block.start].T
+        )
+        expected = best[: len(own)].T
+        assert np.abs(change - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
+        found.after(number, weights[:, block])
 
 
-def test_many_columns_and_few_rows_take_the_low_rank_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_f32_makes_indefinite_is_factored_in_f64(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, inputs = layer(1, 64, 200)
+    blocks = [slice(0, 32), slice(32, 64)]
+    expected = [own for own, _ in inverse_gram._factor(inputs.astype(np.float64), 1.0, blocks)][
+        ::-1
+    ]
+    plain = inverse_gram._factor
+
+    def refusing(rows: NDArray[np.float64], scale: float, parts: list[slice]) -> object:
+        if rows.dtype == F32:
+            raise np.linalg.LinAlgError
+        return plain(rows, scale, parts)
+
+    monkeypatch.setattr(inverse_gram, "_factor", refusing)
+    found = Dense(inputs, 1.0 / 200, blocks)
+    for number, block in enumerate(blocks):
+        own, change = found.before(number, np.ones((3, block.start), F32))
+        assert np.allclose(own, expected[number], rtol=1e-12)
+        assert change.dtype == F32
+
+
+def test_many_columns_and_few_rows_take_the_low_rank_way() -> None:
     _, inputs = layer(1, 64, 8)
     wide = np.tile(inputs, (1, DENSE_COLUMNS // 64 + 1))
-    monkeypatch.setattr("thermoq.inverse_gram._dense", None)
-    assert len(list(factors(wide, 0.1, [slice(0, 64), slice(64, wide.shape[1])]))) == 2
+    blocks = [slice(0, 64), slice(64, wide.shape[1])]
+    assert isinstance(compensation(wide, 0.1, blocks, 1), LowRank)
+    assert isinstance(compensation(inputs, 0.1, blocks[:1], 1), Dense)
 
 
 @pytest.mark.parametrize("by_activation", [False, True])
@@ -158,27 +200,53 @@ def test_what_is_stored(scheme: Scheme) -> None:
     assert set(quantized.parts) == set(scheme.stored_parts(9, 200))
 
 
-def test_beside_the_published_algorithm() -> None:
-    """In float64, with the same grids: groups of 64 columns as GPTQ has them."""
+def test_beside_the_published_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, groups of 64 columns as GPTQ has them, the cheaper of two grids a row."""
+    monkeypatch.setattr("thermoq.hessian._REFITS", 0)
     weights, inputs = layer(64, 192, 800)
     scheme = Scheme("affine", 4, 64)
     gram = inputs.T.astype(np.float64) @ inputs
     gram += len(inputs) * damping_of(inputs, 0.01) * np.eye(192)
     upper = np.linalg.cholesky(np.linalg.inv(gram)).T
     left, rounded = weights.astype(np.float64), np.empty((64, 192))
-    for j in range(192):
-        if j % 64 == 0:
-            part = np.ascontiguousarray(left[:, j : j + 64], F32)
-            costs = (1 / np.diag(upper)[j : j + 64] ** 2).astype(F32)
-            grid, _ = quantize(matrix_of(part), scheme, method="lsq", importances=costs)
-            scale, minimum = (grid.parts[k][:, 0].astype(np.float64) for k in ("scale", "minimum"))
-        steps = np.clip(np.rint((left[:, j] - minimum) / scale), 0, 15)
-        rounded[:, j] = steps * scale + minimum
-        left[:, j:] -= ((left[:, j] - rounded[:, j]) / upper[j, j])[:, None] * upper[j, j:]
+    for first in range(0, 192, 64):
+        part = np.ascontiguousarray(left[:, first : first + 64], F32)
+        costs = (1 / np.diag(upper)[first : first + 64] ** 2).astype(F32)
+        tries = []
+        for method, importances in (("lsq", costs), ("minmax", None)):
+            grid, _ = quantize(matrix_of(part), scheme, method=method, importances=importances)  # type: ignore[arg-type]
+            tries.append(gptq_group(left, first, upper, grid))
+        cheaper = tries[1][2] < tries[0][2]
+        left, values = (np.where(cheaper[:, None], tries[1][i], tries[0][i]) for i in range(2))
+        rounded[:, first : first + 64] = values
     found = decoded(quantize_hessian(weights, scheme, inputs))
     assert np.mean(np.isclose(found, rounded, atol=1e-6)) > 0.95
     ours, theirs = (output_error(weights, w, inputs) for w in (found, rounded.astype(F32)))
     assert ours == pytest.approx(theirs, rel=0.02)
+
+
+def gptq_group(
+    left: NDArray[np.float64], first: int, upper: NDArray[np.float64], grid: QuantizedMatrix
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Round 64 columns: the weights that are left, the rounded ones, and what they cost a row."""
+    scale, minimum = (grid.parts[k][:, 0].astype(np.float64) for k in ("scale", "minimum"))
+    left, rounded, cost = left.copy(), np.empty((len(left), 64)), np.zeros(len(left))
+    for j in range(first, first + 64):
+        value = np.clip(np.rint((left[:, j] - minimum) / scale), 0, 15) * scale + minimum
+        error = (left[:, j] - value) / upper[j, j]
+        left[:, j:] -= error[:, None] * upper[j, j:]
+        rounded[:, j - first] = value
+        cost += error**2
+    return left, rounded, cost
+
+
+@pytest.mark.parametrize("scheme", SCHEMES[:-1], ids=str)
+def test_refits_pay(scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, inputs = layer(64, 192, 800)
+    refitted = decoded(quantize_hessian(weights, scheme, inputs))
+    monkeypatch.setattr("thermoq.hessian._REFITS", 0)
+    without = decoded(quantize_hessian(weights, scheme, inputs))
+    assert output_error(weights, refitted, inputs) < output_error(weights, without, inputs)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)

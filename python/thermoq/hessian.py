@@ -4,7 +4,8 @@ Rounding a column costs more than its own error: what the layer's output loses c
 the columns that are not rounded yet. By how much follows from the Gram matrix of the layer's inputs
 (inverse_gram.py). A group, or a super-block of coded ones, gets its parameters by `lsq` when the
 sweep reaches it, with the weights as they then are and 1 / U[j, j]^2, what an error in column j
-costs, as importances.
+costs, as importances. Other grids are tried beside it (grids.py), and each row keeps the one by
+which rounding the unit costs it least.
 
 The sweep itself is in the core; updates of the columns behind are matrix products in blocks.
 """
@@ -13,21 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermoq import _core
-from thermoq.bit_streams import pack, unpack
-from thermoq.inverse_gram import damping_of, factors
+from thermoq.bit_streams import pack
+from thermoq.grids import CODES, PAIR, Grid, grid_of
+from thermoq.inverse_gram import compensation, damping_of
 from thermoq.weights import Matrix, QuantizedMatrix, Scheme, quantize
 
 DAMPING: Final = 0.01
 """Share of the mean squared input that is added to the Gram matrix's diagonal."""
 
-_BLOCK: Final = 512  # columns whose effect on those behind is one matrix product
+_BLOCK: Final = 256  # columns that get what all before them ask for in one matrix product
 _SWEEP: Final = 128  # columns of one sweep in the core
+_REFITS: Final = 2  # of a unit's parameters to the codes that they gave
 
 Floats = NDArray[np.float32]
 
@@ -68,8 +71,8 @@ class _Sweep:
         energy = np.einsum("ij,ij->j", inputs, inputs, dtype=np.float64)
         self._units = list(_units(scheme, self._cols, energy if by_activation else None))
         order = np.concatenate([unit.columns for unit in self._units])
-        self._weights = np.ascontiguousarray(weights[:, order], np.float32)
-        self._inputs = np.ascontiguousarray(inputs[:, order])
+        self._weights = np.take(weights, order, axis=1)
+        self._inputs = np.take(inputs, order, axis=1) if by_activation else inputs
         self._damping = damping_of(inputs, damping)
         self._codes = np.empty(weights.shape, np.uint8)
         self._found = _Parameters.empty(scheme, self._rows, self._cols)
@@ -77,12 +80,14 @@ class _Sweep:
     def run(self) -> QuantizedMatrix:
         blocks = list(_blocks(self._units))
         columns = [slice(units[0].first, units[-1].last) for units in blocks]
-        for units, block, (own, behind) in zip(
-            blocks, columns, factors(self._inputs, self._damping, columns), strict=True
-        ):
-            errors = self._block(units, block, own)
-            if behind.shape[1]:
-                self._weights[:, block.stop :] -= errors @ behind
+        others = compensation(self._inputs, self._damping, columns, self._rows)
+        for number, (units, block) in enumerate(zip(blocks, columns, strict=True)):
+            upper, change = others.before(number, self._weights[:, : block.start])
+            errors = self._block(units, block, self._weights[:, block] + change, upper)
+            # From here on what rounding took from the weights is in their place.
+            lost = errors @ upper.astype(np.float32) - change
+            self._weights[:, block] = lost
+            others.after(number, lost)
         parts = self._found.parts(self._scheme)
         if self._scheme.encoding == "q8":
             parts["codes"] = self._codes.view(np.int8)
@@ -92,43 +97,101 @@ class _Sweep:
             )
         return QuantizedMatrix(self._scheme, self._rows, self._cols, parts)
 
-    def _block(self, units: list[_Unit], block: slice, factor: NDArray[np.float64]) -> Floats:
-        """Round a block's columns; returns their scaled errors [rows, columns of the block]."""
-        own = np.ascontiguousarray(self._weights[:, block])
+    def _block(
+        self, units: list[_Unit], block: slice, own: Floats, factor: NDArray[np.float64]
+    ) -> Floats:
+        """Round a block's columns `own`; returns their scaled errors, of the same shape."""
         errors = np.empty_like(own)
         upper = factor.astype(np.float32)
-        costs = (1.0 / np.square(np.diag(factor))).astype(np.float32)
         for unit in units:
-            first, last = unit.first - block.start, unit.last - block.start
-            scale, minimum = self._fit(unit, own[:, first:last], costs[first:last])
-            for start in range(first, last, _SWEEP):
-                stop = min(last, start + _SWEEP)
-                swept = unit.columns[start - first : stop - first]
-                codes, lost = _core.sweep(
-                    np.ascontiguousarray(own[:, start:stop]),
-                    np.ascontiguousarray(upper[start:stop, start:stop]),
-                    scale,
-                    minimum,
-                    (swept // self._scheme.group_size - unit.first_group).astype(np.int32),
-                    *_code_range(self._scheme),
-                    self._threads,
-                )
-                self._codes[:, swept] = codes
-                errors[:, start:stop] = lost
-                if stop < own.shape[1]:
-                    own[:, stop:] -= lost @ upper[start:stop, stop:]
+            part = slice(unit.first - block.start, unit.last - block.start)
+            best = self._best(unit, own[:, part], factor[part, part])
+            self._found.keep(self._scheme, unit, best.grid)
+            self._codes[:, unit.columns] = best.codes
+            errors[:, part] = best.errors
+            if part.stop < own.shape[1]:
+                own[:, part.stop :] -= best.errors @ upper[part, part.stop :]
         return errors
 
-    def _fit(self, unit: _Unit, weights: Floats, costs: Floats) -> tuple[Floats, Floats]:
-        """Find the parameters of a unit's groups; returns scale and minimum [rows, groups]."""
+    def _best(self, unit: _Unit, weights: Floats, factor: NDArray[np.float64]) -> _Trial:
+        """Round a unit's weights by several grids; each row keeps the one that costs it least."""
+        upper = factor.astype(np.float32)
+        costs = (1.0 / np.square(np.diag(factor))).astype(np.float32)
+        best = self._trial(unit, weights, upper, self._fit(unit, weights, "lsq", costs))
+        if self._scheme.encoding == "affine":
+            grid = self._fit(unit, weights, "minmax", None)
+            best = best.better(self._trial(unit, weights, upper, grid))
+        if self._scheme.encoding == "q8":  # nothing to gain: all but exact as it is
+            return best
+        inverse = np.linalg.inv(factor).astype(np.float32)
+        groups = unit.groups(self._scheme, unit.columns)
+        for _ in range(_REFITS):
+            codes = best.codes.astype(np.float32)
+            grid = best.grid.refitted(codes, best.errors, inverse, groups)
+            best = best.better(self._trial(unit, weights, upper, grid))
+        return best
+
+    def _trial(self, unit: _Unit, weights: Floats, upper: Floats, grid: Grid) -> _Trial:
+        """Round a unit's weights by a grid, column after column."""
+        own = np.ascontiguousarray(weights)
+        codes, errors = np.empty(own.shape, np.uint8), np.empty_like(own)
+        scale, minimum = grid.scale, grid.minimum
+        for start in range(0, own.shape[1], _SWEEP):
+            swept = slice(start, min(own.shape[1], start + _SWEEP))
+            codes[:, swept], errors[:, swept] = _core.sweep(
+                np.ascontiguousarray(own[:, swept]),
+                np.ascontiguousarray(upper[swept, swept]),
+                scale,
+                minimum,
+                unit.groups(self._scheme, unit.columns[swept]),
+                *_code_range(self._scheme),
+                self._threads,
+            )
+            if swept.stop < own.shape[1]:
+                behind = own[:, swept.stop :] - errors[:, swept] @ upper[swept, swept.stop :]
+                own = np.concatenate([own[:, : swept.stop], behind], axis=1)
+        return _Trial(grid, codes, errors, np.einsum("ij,ij->i", errors, errors))
+
+    def _fit(
+        self,
+        unit: _Unit,
+        weights: Floats,
+        method: Literal["minmax", "lsq"],
+        importances: Floats | None,
+    ) -> Grid:
+        """Find the parameters of a unit's groups for its weights as they are."""
         stored = np.argsort(unit.columns)  # back to the order in which they are stored
-        values = np.ascontiguousarray(weights[:, stored])
+        values = np.take(weights, stored, axis=1)
         matrix = Matrix(values.reshape(-1).view(np.uint8), "F32", *values.shape)
-        importances = np.ascontiguousarray(costs[stored])
+        if importances is not None:
+            importances = np.ascontiguousarray(importances[stored])
         fitted, _ = quantize(
-            matrix, self._scheme, method="lsq", importances=importances, threads=self._threads
+            matrix, self._scheme, method=method, importances=importances, threads=self._threads
         )
-        return self._found.keep(self._scheme, unit, fitted)
+        return grid_of(fitted)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A unit rounded by a grid: codes and scaled errors [rows, columns], and their cost [rows].
+
+    The cost is what the unit adds to the layer's, all that follows being free to make up for it.
+    """
+
+    grid: Grid
+    codes: NDArray[np.uint8]
+    errors: Floats
+    cost: Floats
+
+    def better(self, other: _Trial) -> _Trial:
+        """Return the better of two, row by row; this one is used up."""
+        chosen = other.cost < self.cost
+        if not chosen.any():
+            return self
+        self.codes[chosen] = other.codes[chosen]
+        self.errors[chosen] = other.errors[chosen]
+        cost = np.minimum(self.cost, other.cost)
+        return _Trial(self.grid.where(other.grid, chosen), self.codes, self.errors, cost)
 
 
 @dataclass(frozen=True)
@@ -143,6 +206,10 @@ class _Unit:
     @property
     def last(self) -> int:
         return self.first + len(self.columns)
+
+    def groups(self, scheme: Scheme, columns: NDArray[np.intp]) -> NDArray[np.int32]:
+        """Return the groups of some of the columns, counted from the unit's first."""
+        return (columns // scheme.group_size - self.first_group).astype(np.int32)
 
 
 def _units(scheme: Scheme, cols: int, energy: NDArray[np.float64] | None) -> Iterator[_Unit]:
@@ -189,43 +256,29 @@ class _Parameters:
             names = ("scale", "minimum")
             return cls({name: np.empty((rows, groups), np.float16) for name in names})
         supers = -(-cols // scheme.super_block)
-        halves = {name: np.empty((rows, supers), np.float16) for name in _PAIR}
-        codes = {name: np.empty((rows, groups), np.uint8) for name in _PARAMETER_CODES}
+        halves = {name: np.empty((rows, supers), np.float16) for name in PAIR}
+        codes = {name: np.empty((rows, groups), np.uint8) for name in CODES}
         return cls({**halves, **codes})
 
-    def keep(self, scheme: Scheme, unit: _Unit, fitted: QuantizedMatrix) -> tuple[Floats, Floats]:
-        """Take over the parameters of a unit; returns them decoded, [rows, groups of the unit]."""
-        parts = fitted.parts
-        groups = -(-len(unit.columns) // scheme.group_size)
-        where = slice(unit.first_group, unit.first_group + groups)
+    def keep(self, scheme: Scheme, unit: _Unit, grid: Grid) -> None:
+        """Take over the parameters of a unit."""
+        pair = (grid.first[:, 0], grid.second[:, 0])
         if scheme.encoding != "coded":
-            self.arrays["scale"][:, where] = parts["scale"]
-            scale = parts["scale"].astype(np.float32)
-            if scheme.encoding == "q8":
-                return scale, np.zeros_like(scale)
-            self.arrays["minimum"][:, where] = parts["minimum"]
-            return scale, parts["minimum"].astype(np.float32)
-        decoded = []
-        for pair, name, bits in zip(
-            _PAIR, _PARAMETER_CODES, (scheme.scale_bits, scheme.minimum_bits), strict=True
-        ):
-            codes = unpack(parts[name].view(np.uint8), bits, groups)
-            self.arrays[pair][:, unit.first_super_block] = parts[pair][:, 0]
-            self.arrays[name][:, where] = codes
-            decoded.append(parts[pair].astype(np.float32) * codes.astype(np.float32))
-        return decoded[0], 0 - decoded[1]
+            for name, values in zip(("scale", "minimum"), pair, strict=True):
+                if name in self.arrays:
+                    self.arrays[name][:, unit.first_group] = values
+            return
+        for name, values in zip(PAIR, pair, strict=True):
+            self.arrays[name][:, unit.first_super_block] = values
+        where = slice(unit.first_group, unit.first_group + grid.scale_codes.shape[1])
+        self.arrays["scale_codes"][:, where] = grid.scale_codes
+        self.arrays["minimum_codes"][:, where] = 0 - grid.minimum_codes
 
     def parts(self, scheme: Scheme) -> dict[str, NDArray[np.generic]]:
         if scheme.encoding != "coded":
             return dict(self.arrays)
         packed = {
             name: pack(self.arrays[name].view(np.uint8), bits)
-            for name, bits in zip(
-                _PARAMETER_CODES, (scheme.scale_bits, scheme.minimum_bits), strict=True
-            )
+            for name, bits in zip(CODES, (scheme.scale_bits, scheme.minimum_bits), strict=True)
         }
         return {**self.arrays, **packed}
-
-
-_PAIR = ("super_scale", "super_minimum")
-_PARAMETER_CODES = ("scale_codes", "minimum_codes")

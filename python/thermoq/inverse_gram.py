@@ -1,85 +1,142 @@
-"""The Cholesky factor of a damped inverse Gram matrix, block of columns by block of columns.
+"""What errors in some columns ask of the columns behind, block of columns by block of columns.
 
-With inputs X [N, n], H = X^T X + N * lambda * I, and H^-1 = U^T U with U upper triangular, rounding
-column j costs its error over U[j, j], and row j of U says how the columns behind make up for it
-(GPTQ: Frantar et al., arXiv 2210.17323). `factors` yields, for each block of columns in order, the
-block's own part of U and the part that reaches behind.
+With inputs X [N, n] and H = X^T X + N * lambda * I, let E [rows, n] be what rounding took from the
+weights. It costs trace(E H E^T). With H = R R^T, R upper triangular, and U = R^-1, that is
+||E R||^2, and where only the columns `done` are rounded, the best that a block B behind can do,
+along with all that follow it, is to add E[:, done] R[done, B] U[B, B]; within the block, errors
+spread by U[B, B], which is the block's own part of GPTQ's factor H^-1 = U^T U (Frantar et al.,
+arXiv 2210.17323). H itself is never inverted (LDLQ: Chee et al., arXiv 2307.13304).
 
-Few columns: one factorization of H. Many columns and few rows: X spans at most N directions, so
-all that is needed follows from P = (N * lambda * I + X_R X_R^T)^-1 [N, N] over the columns R that
-are left: H_R^-1 = (I - X_R^T P X_R) / (N * lambda).
+Few columns: R, once. Many columns and few rows: X spans at most N directions, and all that is
+needed follows from Z = E X_done^T [rows, N], and from P = (N * lambda * I + X_R X_R^T)^-1 [N, N]
+over the columns R that are left: what block B adds is Z P X_B, and
+U[B, B]^T U[B, B] = (I - X_B^T P X_B) / (N * lambda).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 DENSE_COLUMNS: Final = 4096  # up to here H itself is small enough, whatever N is
 
+Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-Factor = tuple[Doubles, NDArray[np.float32]]
-"""U of a block [b, b] and U from the block to what lies behind it [b, rest]."""
+Real = TypeVar("Real", np.float32, np.float64)
 
 
-def damping_of(inputs: NDArray[np.float32], share: float) -> float:
+def damping_of(inputs: Floats, share: float) -> float:
     """Return lambda: `share` of the mean squared input, and something where that is 0."""
     mean = float(np.einsum("ij,ij->", inputs, inputs, dtype=np.float64)) / max(1, inputs.size)
     return share * mean if mean > 0.0 else 1.0
 
 
-def factors(
-    inputs: NDArray[np.float32], damping: float, blocks: Sequence[slice]
-) -> Iterator[Factor]:
-    """Yield the factor of each of the `blocks`, which follow one another over all columns."""
+class Compensation(Protocol):
+    """Blocks of columns, asked for and answered in order."""
+
+    def before(self, number: int, lost: Floats) -> tuple[Doubles, Floats]:
+        """Return U of block `number` [b, b], and what its weights change by [rows, b].
+
+        `lost` [rows, columns of the blocks before] is what rounding took from the weights there.
+        """
+        ...
+
+    def after(self, number: int, lost: Floats) -> None:
+        """Take note of what rounding took from block `number` [rows, b]."""
+        ...
+
+
+def compensation(
+    inputs: Floats, damping: float, blocks: Sequence[slice], num_weight_rows: int
+) -> Compensation:
+    """Return the compensation of weights whose columns are the `blocks`, one after another."""
     num_rows, num_columns = inputs.shape
     if num_columns <= max(num_rows, DENSE_COLUMNS):
-        yield from _dense(inputs, damping, blocks)
-    else:
-        yield from _low_rank(inputs, damping, blocks)
+        return Dense(inputs, damping, blocks)
+    return LowRank(inputs, damping, blocks, num_weight_rows)
 
 
-def _dense(
-    inputs: NDArray[np.float32], damping: float, blocks: Sequence[slice]
-) -> Iterator[Factor]:
-    num_rows, num_columns = inputs.shape
-    # U is the transposed inverse of the factor of H with its columns in reverse order, reversed.
-    # f32 is good enough for sums that are damped by a hundredth, and twice as fast.
-    reverse = np.ascontiguousarray(inputs[:, ::-1])
-    gram = (reverse.T @ reverse).astype(np.float64)
-    gram[np.diag_indices(num_columns)] += damping * max(1, num_rows)
-    upper = _inverse_of_lower(np.linalg.cholesky(gram))[::-1, ::-1]
-    for block in blocks:
-        yield (
-            np.ascontiguousarray(upper[block, block]),
-            upper[block, block.stop :].astype(np.float32),
-        )
+class Dense:
+    """By the factor R of H."""
+
+    def __init__(self, inputs: Floats, damping: float, blocks: Sequence[slice]) -> None:
+        self._blocks = blocks
+        scale = damping * max(1, len(inputs))
+        try:
+            # f32 is good enough for sums that are damped by a hundredth, and twice as fast.
+            self._parts = list(_factor(inputs, scale, blocks))
+        except np.linalg.LinAlgError:
+            self._parts = [
+                (own, above.astype(np.float32))
+                for own, above in _factor(inputs.astype(np.float64), scale, blocks)
+            ]
+        self._parts.reverse()
+
+    def before(self, number: int, lost: Floats) -> tuple[Doubles, Floats]:
+        """Return U of the block and what its weights change by."""
+        own, above = self._parts[number]
+        return own, (lost @ above) @ own.astype(np.float32)
+
+    def after(self, number: int, lost: Floats) -> None:
+        """Free what only this block needed."""
+        self._parts[number] = (np.empty((0, 0)), np.empty((0, 0), np.float32))
 
 
-def _low_rank(
-    inputs: NDArray[np.float32], damping: float, blocks: Sequence[slice]
-) -> Iterator[Factor]:
-    num_rows = len(inputs)
-    scale = damping * num_rows
-    kernel = _gram_of_rows(inputs)
-    kernel[np.diag_indices(num_rows)] += scale
-    inverse = np.linalg.inv(kernel).astype(np.float64)
-    for block in blocks:
-        own = inputs[:, block].astype(np.float64)
-        reached = inverse @ own
+def _factor(
+    inputs: NDArray[Real], scale: float, blocks: Sequence[slice]
+) -> Iterator[tuple[Doubles, NDArray[Real]]]:
+    """Yield U[B, B] and R[done, B] of each block, from the last to the first.
+
+    Raises LinAlgError where rounding has made H indefinite.
+    """
+    num_columns = inputs.shape[1]
+    factor = np.empty((num_columns, num_columns), inputs.dtype)
+    for block in reversed(blocks):
+        part = inputs[:, : block.stop].T @ inputs[:, block]
+        if block.stop < num_columns:
+            part -= factor[: block.stop, block.stop :] @ factor[block, block.stop :].T
+        own = part[block].astype(np.float64)
+        own[np.diag_indices(len(own))] += scale
+        # The upper factor is the lower one of what is turned end to end.
+        inverse = _inverse_of_lower(np.linalg.cholesky(own[::-1, ::-1]))[::-1, ::-1]
+        factor[: block.start, block] = part[: block.start] @ inverse.T.astype(inputs.dtype)
+        yield np.ascontiguousarray(inverse), factor[: block.start, block]
+
+
+class LowRank:
+    """By Z and P."""
+
+    def __init__(
+        self, inputs: Floats, damping: float, blocks: Sequence[slice], num_weight_rows: int
+    ) -> None:
+        num_rows = len(inputs)
+        self._inputs, self._blocks = inputs, blocks
+        self._scale = damping * num_rows
+        kernel = _gram_of_rows(inputs)
+        kernel[np.diag_indices(num_rows)] += self._scale
+        self._inverse: Doubles = np.linalg.inv(kernel).astype(np.float64)
+        self._outputs = np.zeros((num_weight_rows, num_rows), np.float32)
+
+    def before(self, number: int, lost: Floats) -> tuple[Doubles, Floats]:
+        """Return U of the block and what its weights change by."""
+        own = self._inputs[:, self._blocks[number]].astype(np.float64)
+        reached = self._inverse @ own
         middle = np.eye(own.shape[1]) - own.T @ reached
-        middle = (middle + middle.T) / 2
-        lower = np.linalg.cholesky(middle / scale)
-        behind = reached.T.astype(np.float32) @ inputs[:, block.stop :]
-        behind = (-_inverse_of_lower(lower) / scale).astype(np.float32) @ behind
-        yield np.ascontiguousarray(lower.T), behind
-        inverse += reached @ np.linalg.solve(middle, reached.T)
+        lower = np.linalg.cholesky((middle + middle.T) / 2)
+        grown = _inverse_of_lower(lower) @ reached.T
+        self._inverse += grown.T @ grown
+        upper = np.ascontiguousarray(lower.T / np.sqrt(self._scale))
+        return upper, self._outputs @ reached.astype(np.float32)
+
+    def after(self, number: int, lost: Floats) -> None:
+        """Add what the outputs lose."""
+        self._outputs += lost @ self._inputs[:, self._blocks[number]].T
 
 
-def _gram_of_rows(inputs: NDArray[np.float32]) -> Doubles:
+def _gram_of_rows(inputs: Floats) -> Doubles:
     total: Doubles = np.zeros((len(inputs), len(inputs)))
     for first in range(0, inputs.shape[1], DENSE_COLUMNS):
         part = inputs[:, first : first + DENSE_COLUMNS].astype(np.float64)
