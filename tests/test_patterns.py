@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from assessment_examples import windows
 from thermoq.patterns import common_violation_patterns, find_patterns
 from thermoq.report.model import Violation
 
@@ -65,9 +68,8 @@ def test_every_pattern_has_its_own_words() -> None:
         assert len({getattr(pattern, text) for pattern in found}) == 4
     for pattern in found:
         assert "--num-time-groups" in pattern.advice
-        # What this version lacks is called so.
-        assert pattern.advice.count("Phase") == pattern.advice.count("not in this version")
-        assert "calibrat" not in pattern.advice
+        assert "--phase smooth" in pattern.advice
+        assert "not in this version" not in pattern.advice
 
 
 def test_strings_of_the_specifications_example() -> None:
@@ -121,7 +123,7 @@ def test_texts_hold_this_runs_numbers() -> None:
     (late,) = find_patterns([violation(8, 0.4)], 10)
     assert late.cause.startswith("1 of 1 violation lies at the last 3 of 9 boundaries, counted")
     for found in (uniform, severe, late):
-        assert "This version quantizes no activations" in found.impact
+        assert "its weights do not depend on it" in found.impact
         assert "changes the score, not the weights" in found.advice
 
 
@@ -143,3 +145,41 @@ def test_advice_names_what_limits_the_time_groups() -> None:
     assert "at most the calibration's bins" in measured.advice
     assert "`--grouping adaptive`" in measured.advice
     assert "prior" not in measured.advice
+
+
+def advice(jumps: dict[int, float], groups: int = 4, **given: Any) -> list[str]:
+    found = find_patterns(
+        [violation(at, jump) for at, jump in jumps.items()], groups, source="calibration", **given
+    )
+    return [pattern.advice for pattern in found]
+
+
+def test_advice_has_real_values() -> None:
+    early, late = advice({0: 0.4, 2: 0.4}, windows=windows())
+    assert "`--phase smooth --window 125` spreads early jumps over a wide window: with the" in early
+    assert early.endswith("these parameters would score 0.9312.")
+    assert "`--phase smooth --window 125 --interpolation sigmoid` eases late jumps" in late
+    assert late.endswith("these parameters would score 0.8511, by linear 0.9312.")
+    (severe,) = advice({0: 0.7}, groups=3, windows=windows(limits=(99.0, 50.0)))
+    assert "`--phase smooth --window 99 --interpolation cubic` spreads the jump" in severe
+    (uniform,) = advice({0: 0.4, 1: 0.4, 2: 0.4}, windows=windows(limits=(99.0, 50.0, 50.0)))
+    assert "`--phase smooth` spreads every jump over a window" in uniform  # not one width
+    assert uniform.endswith("`--phase optimize` couples the groups' parameters to each other.")
+
+
+def test_advice_on_smoothed_parameters() -> None:
+    room = windows(interpolation="linear")
+    (wider,) = advice({0: 0.4}, phase="smooth", windows=room)
+    assert wider == "A larger window, `--window 125`, spreads these jumps further."
+    full = windows(interpolation="sigmoid", has_room=False)
+    (fewer,) = advice({0: 0.4}, phase="smooth", windows=full)
+    assert fewer == (
+        "The windows already are half the smaller time group: fewer groups, `--num-time-groups 2`, "
+        "have room for wider ones. `--interpolation linear` would score 0.9312."
+    )
+    (two,) = advice({0: 0.7}, groups=3, phase="smooth", windows=full)
+    assert "`--num-time-groups 2`" in two
+    (coupled,) = advice({0: 0.4, 1: 0.4, 2: 0.4}, phase="optimize", windows=full)
+    assert "A larger `--coupling` draws neighbouring groups together" in coupled
+    (unsmoothed,) = advice({0: 0.4}, phase="optimize", windows=windows())
+    assert "`--smoothing --window 125` spreads early jumps" in unsmoothed

@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from thermoq.expectations import Windows
 from thermoq.report.model import Pattern, Violation
 from thermoq.report.wording import timestep
-from thermoq.terms import ParameterSource
-
-PHASE_2 = "Phase 2 (smoothing, not in this version)"
-PHASE_3 = "Phase 3 (optimization, not in this version)"
+from thermoq.terms import Interpolation, ParameterSource, Phase
 
 Kind = Literal["early", "late", "uniform", "high_severity"]
 
@@ -39,19 +37,22 @@ _MORE_GROUPS: dict[ParameterSource, str] = {
         "boundaries where ranges change. Both change the activation parameters, not the weights."
     ),
 }
-_ADVICE: dict[Kind, str] = {
-    "early": f"{PHASE_2} is to spread early jumps over a wide window.",
-    "late": f"{PHASE_2} is to ease late jumps with a sigmoid.",
-    "uniform": f"{PHASE_3} is to couple the groups' parameters to each other.",
-    "high_severity": (
-        "The table of layers shows which layers jump most. Under `layers:` in the "
-        "configuration, 8 bits protect such a layer's weights, though not its jumps. "
-        f"{PHASE_2} is to act on the jumps."
-    ),
+_SHAPES: dict[Kind, tuple[Interpolation, str]] = {
+    "early": ("linear", "spreads early jumps over a wide window"),
+    "late": ("sigmoid", "eases late jumps with a sigmoid"),
+    "uniform": ("linear", "spreads every jump over a window"),
+    "high_severity": ("cubic", "spreads the jump with a cubic"),
 }
-_NOTHING_RAN = (
-    "This version quantizes no activations, so the checkpoint's weights do not depend on it."
+_LAYERS = (
+    "The table of layers shows which layers jump most. Under `layers:` in the configuration, 8 "
+    "bits protect such a layer's weights, though not its jumps."
 )
+_NO_CODES: dict[ParameterSource, str] = {
+    "noise-schedule prior": (
+        "The checkpoint holds no such parameters, and its weights do not depend on it."
+    ),
+    "calibration": "The checkpoint's weights do not depend on it.",
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class _Found:
     window: int
     other_window: int = 0
     source: ParameterSource = "noise-schedule prior"
+    phase: Phase = "baseline"
+    windows: Windows | None = None
 
     @property
     def num_boundaries(self) -> int:
@@ -85,6 +88,8 @@ def find_patterns(
     num_time_groups: int,
     timesteps: Sequence[float] = (),
     source: ParameterSource = "noise-schedule prior",
+    phase: Phase = "baseline",
+    windows: Windows | None = None,
 ) -> list[Pattern]:
     """Return the patterns that the violations form, most telling first.
 
@@ -92,7 +97,8 @@ def find_patterns(
     Early, late (from 4 groups on): at least half of the violations in the first
     `max(2, ceil((G - 1) / 4))`, the last `max(1, ceil((G - 1) / 4))` boundaries. High severity:
     some jump above 0.5 and at most half of the boundaries in violation. `timesteps`, one per
-    boundary, are named in the texts if given. `source` is where the parameters come from.
+    boundary, are named in the texts if given. `source` is where the parameters come from; `phase`
+    and `windows` are the run's, whose dials the advice names.
     """
     num_boundaries = num_time_groups - 1
     at = sorted(violations, key=lambda violation: violation.boundary_idx)
@@ -105,7 +111,13 @@ def find_patterns(
 
     def add(kind: Kind, own: list[Violation], window: int, other: int = 0) -> None:
         found.append(
-            _pattern(_Found(kind, own, len(at), num_time_groups, timesteps, window, other, source))
+            _pattern(
+                _Found(
+                    *(kind, own, len(at), num_time_groups, timesteps, window, other, source),
+                    phase=phase,
+                    windows=windows,
+                )
+            )
         )
 
     if len(at) >= 3 and 2 * len(at) > num_boundaries:
@@ -128,9 +140,78 @@ def _pattern(found: _Found) -> Pattern:
         title=_TITLES[found.kind],
         boundaries=[violation.boundary_idx for violation in found.violations],
         cause=f"{_where(found)} {_largest(found)}",
-        impact=f"{_would(found)} {_NOTHING_RAN}",
-        advice=f"{_MORE_GROUPS[found.source]} {_ADVICE[found.kind]}",
+        impact=f"{_would(found)} {_NO_CODES[found.source]}",
+        advice=_advice(found),
     )
+
+
+def _advice(found: _Found) -> str:
+    windows = found.windows
+    smoothed = windows is not None and windows.interpolation is not None
+    parts = [] if smoothed else [_MORE_GROUPS[found.source]]
+    parts += [_LAYERS] if found.kind == "high_severity" else []
+    if windows is not None and smoothed:
+        parts.append(_of_smoothed(found, windows))
+    else:
+        parts.append(_of_steps(found, windows))
+    if found.kind == "uniform":
+        parts.append(_coupling(found))
+    return " ".join(parts)
+
+
+def _of_steps(found: _Found, windows: Windows | None) -> str:
+    """Return what Phase 2 does to violations of parameters that are piecewise constant."""
+    kind, does = _SHAPES[found.kind]
+    switch = "--phase smooth" if found.phase == "baseline" else "--smoothing"
+    flag = "" if kind == "linear" else f" --interpolation {kind}"
+    text = f"`{switch}{_widest(found, windows)}{flag}` {does}"
+    if windows is None or not windows.scores:
+        return f"{text}."
+    score = windows.scores[kind]
+    text += f": with the widest windows these parameters would score {score:.4f}"
+    if windows.scores[windows.best] > score + 0.00005:  # in the figures shown
+        text += f", by {windows.best} {windows.scores[windows.best]:.4f}"
+    return f"{text}."
+
+
+def _widest(found: _Found, windows: Windows | None) -> str:
+    """Return the flag for the widest window at the pattern's boundaries, if it is one number."""
+    if windows is None:
+        return ""
+    widest = {windows.limits[violation.boundary_idx] for violation in found.violations}
+    return f" --window {min(widest):g}" if len(widest) == 1 else ""
+
+
+def _of_smoothed(found: _Found, windows: Windows) -> str:
+    if windows.has_room:
+        wider = _widest(found, windows)
+        return (
+            f"A larger window, `{wider.strip()}`, spreads these jumps further."
+            if wider
+            else "Larger windows spread these jumps further; without `--window` they are as wide "
+            "as they can be."
+        )
+    best = windows.best
+    score = windows.scores.get(best)
+    other = ""
+    if best != windows.interpolation and score is not None:
+        other = f" `--interpolation {best}` would score {score:.4f}."
+    if found.num_time_groups == 2:
+        return f"The windows already are half the smaller time group.{other}"
+    return (
+        "The windows already are half the smaller time group: fewer groups, `--num-time-groups "
+        f"{max(2, found.num_time_groups // 2)}`, have room for wider ones.{other}"
+    )
+
+
+def _coupling(found: _Found) -> str:
+    if found.phase == "optimize":
+        return (
+            "A larger `--coupling` draws neighbouring groups together, at the cost of accuracy "
+            "where they truly differ."
+        )
+    needs = ", once there is a calibration," if found.source == "noise-schedule prior" else ""
+    return f"`--phase optimize`{needs} couples the groups' parameters to each other."
 
 
 def _where(found: _Found) -> str:

@@ -1,7 +1,6 @@
 """The settings of a run as checked, typed values.
 
-Keys of features that are not built yet are known, and refused when they are switched on. Reading
-them from a file and from flags is config.py's.
+Reading them from a file and from flags is config.py's.
 """
 
 from __future__ import annotations
@@ -13,19 +12,15 @@ from decimal import Decimal
 from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from thermoq.encodings import (
-    MAX_GROUP_SIZE,
     MAX_GROUPS_IN_SUPER_BLOCK,
     MAX_LSQ_GROUP_SIZE,
     MAX_SUPER_BLOCK,
@@ -33,13 +28,20 @@ from thermoq.encodings import (
     EncodingChoice,
     MatrixEncoding,
 )
+from thermoq.layer_rules import LayerRule, check_rule, is_super_block
+from thermoq.settings_base import (
+    LATER,
+    BitWidth,
+    GroupSize,
+    Settings,
+    built,
+    expected,
+    section,
+    sequence,
+)
 from thermoq.terms import Grouping, Method
+from thermoq.thermodynamic_settings import ThermodynamicSettings
 
-PHASE_1_ONLY = "this version of thermoq has Phase 1 only"
-# What there is of a setting, and values of later versions.
-_LATER = {
-    "encoding": ("affine or coded", ("trellis",)),
-}
 DEFAULT_SAMPLING_STEPS = 50
 
 _CHOICE = tuple(field.name for field in fields(EncodingChoice))
@@ -50,107 +52,9 @@ _SHARD_UNITS = {"": 1, "B": 1} | {
     for suffix, base in (("B", 1000), ("IB", 1024))
 }
 
-BitWidth = Literal[2, 4, 8]
-GroupSize = Annotated[int, Field(ge=8, le=MAX_GROUP_SIZE, multiple_of=8)]
 SuperBlock = Annotated[int, Field(ge=8, le=MAX_SUPER_BLOCK, multiple_of=8)]
 ParameterBits = Annotated[int, Field(ge=1, le=8)]
 ComponentName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-
-
-def _expected(what: str, **inside: object) -> PydanticCustomError:
-    """Return an error whose message is the phrase after "expected".
-
-    If it lies inside the value that is checked, `at` says where and `got` what is there.
-    """
-    return PydanticCustomError("expected", "{what}", {"what": what, **inside})
-
-
-def _built(setting: str, value: object) -> object:
-    """Refuse values of later versions by name."""
-    now, later = _LATER[setting]
-    if isinstance(value, str) and value in later:
-        raise _expected(f"{now} (others are not in this version)")
-    return value
-
-
-def _section(value: object) -> object:
-    return {} if value is None else value  # `validation:` with nothing after it
-
-
-def _sequence(value: object) -> object:
-    return () if value is None else tuple(value) if isinstance(value, list) else value
-
-
-class Settings(BaseModel):
-    """Base of all settings. A field's description is the phrase after "expected" in an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class ValidationSettings(Settings):
-    """Phase 1: jumps, scores and violations in the report."""
-
-    enabled: bool = Field(default=True, description="true or false")
-    smoothness_threshold: float = Field(
-        default=0.3, gt=0, le=1, allow_inf_nan=False, description="a number above 0, at most 1"
-    )
-
-
-class SmoothingSettings(Settings):
-    """Phase 2, not built yet."""
-
-    enabled: Literal[False] = Field(default=False, description=f"false ({PHASE_1_ONLY})")
-    interpolation: Literal["linear", "cubic", "sigmoid"] = Field(
-        default="linear", description="linear, cubic or sigmoid"
-    )
-    window: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        default=None, description="a number of timesteps above 0, or null"
-    )
-
-
-class OptimizationSettings(Settings):
-    """Phase 3, not built yet."""
-
-    enabled: Literal[False] = Field(default=False, description=f"false ({PHASE_1_ONLY})")
-    coupling: float = Field(
-        default=1.0, ge=0, allow_inf_nan=False, description="a number of at least 0"
-    )
-
-
-class ThermodynamicSettings(Settings):
-    """What concerns the trajectory rather than the weights."""
-
-    validation: Annotated[ValidationSettings, BeforeValidator(_section)] = ValidationSettings()
-    smoothing: Annotated[SmoothingSettings, BeforeValidator(_section)] = SmoothingSettings()
-    optimization: Annotated[OptimizationSettings, BeforeValidator(_section)] = (
-        OptimizationSettings()
-    )
-
-
-class LayerRule(Settings):
-    """What the user wants for the tensors that a glob matches."""
-
-    match: str = Field(min_length=1, description="a glob on the tensor name")
-    bit_width: BitWidth | None = Field(default=None, description="2, 4 or 8")
-    skip: bool = Field(default=False, description="true or false")
-    group_size: GroupSize | None = Field(default=None, description="a multiple of 8")
-    encoding: MatrixEncoding | None = Field(default=None, description="affine or coded")
-
-    @field_validator("encoding", mode="before")
-    @classmethod
-    def _is_built(cls, value: object) -> object:
-        return _built("encoding", value)
-
-    @model_validator(mode="after")
-    def _says_one_thing(self) -> LayerRule:
-        given = self.model_fields_set - {"match"}
-        if not given or (self.skip and given != {"skip"}):
-            raise _expected("bit_width, group_size and/or encoding, or skip alone")
-        if self.bit_width == 8 and self.group_size not in (None, Q8_GROUP_SIZE):
-            raise _expected(f"group_size {Q8_GROUP_SIZE} or none with bit_width 8")
-        if self.bit_width == 8 and self.encoding is not None:
-            raise _expected("no encoding with bit_width 8, which is stored as q8")
-        return self
 
 
 @dataclass(frozen=True)
@@ -193,10 +97,10 @@ class QuantizationConfig(Settings):
     max_shard_size: str | int = Field(
         default="5GB", description="a size of at least one byte such as 5GB, 500MB or 2GiB"
     )
-    components: Annotated[tuple[ComponentName, ...], BeforeValidator(_sequence)] = Field(
+    components: Annotated[tuple[ComponentName, ...], BeforeValidator(sequence)] = Field(
         default=(), description="a list of component folder names"
     )
-    thermodynamic: Annotated[ThermodynamicSettings, BeforeValidator(_section)] = (
+    thermodynamic: Annotated[ThermodynamicSettings, BeforeValidator(section)] = (
         ThermodynamicSettings()
     )
     target_bits: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
@@ -205,31 +109,31 @@ class QuantizationConfig(Settings):
     max_size: str | int | None = Field(
         default=None, description="a size of at least one byte such as 3GB or 500MB, or null"
     )
-    layers: Annotated[tuple[LayerRule, ...], BeforeValidator(_sequence)] = Field(
+    layers: Annotated[tuple[LayerRule, ...], BeforeValidator(sequence)] = Field(
         default=(), description="a list of {match: GLOB, ...} rules"
     )
 
-    @field_validator(*_LATER, mode="before")
+    @field_validator(*LATER, mode="before")
     @classmethod
     def _is_built(cls, value: object, info: ValidationInfo) -> object:
-        return _built(info.field_name or "", value)
+        return built(info.field_name or "", value)
 
     @field_validator("encoding")
     @classmethod
     def _fits_method(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("bit_width") == 8:
-            raise _expected("null (bit_width 8 is stored as q8)")
+            raise expected("null (bit_width 8 is stored as q8)")
         if value == "coded" and info.data.get("method") == "minmax":
-            raise _expected("affine or null (coded needs method lsq)")
+            raise expected("affine or null (coded needs method lsq)")
         return value
 
     @field_validator("group_size")
     @classmethod
     def _fits_q8_and_lsq(cls, value: int | None, info: ValidationInfo) -> int | None:
         if info.data.get("bit_width") == 8 and value not in (None, Q8_GROUP_SIZE):
-            raise _expected(f"{Q8_GROUP_SIZE} or null (bit_width 8 has groups of {Q8_GROUP_SIZE})")
+            raise expected(f"{Q8_GROUP_SIZE} or null (bit_width 8 has groups of {Q8_GROUP_SIZE})")
         if (value or 0) > MAX_LSQ_GROUP_SIZE and info.data.get("method") != "minmax":
-            raise _expected(f"at most {MAX_LSQ_GROUP_SIZE} (method lsq), or null")
+            raise expected(f"at most {MAX_LSQ_GROUP_SIZE} (method lsq), or null")
         return value
 
     @field_validator("super_block", "scale_bits", "minimum_bits")
@@ -239,10 +143,10 @@ class QuantizationConfig(Settings):
         if value is None or choice is None:
             return value
         if bits == 8:
-            raise _expected("null (bit_width 8 is stored as q8)")
+            raise expected("null (bit_width 8 is stored as q8)")
         if choice.encoding_of(bits) != "coded":
             why = "encoding affine" if choice.encoding else "method minmax, encoding affine"
-            raise _expected(f"null ({why})")
+            raise expected(f"null ({why})")
         if info.field_name == "super_block":
             _check_super_block(value, bits, choice)
         return value
@@ -255,29 +159,29 @@ class QuantizationConfig(Settings):
         choice, bits = _choice_so_far(info)
         if choice is not None:
             for index, rule in enumerate(rules):
-                _check_rule(index, rule, bits, choice)
+                check_rule(index, rule, bits, choice)
         return rules
 
     @field_validator("grouping")
     @classmethod
     def _is_measured(cls, value: Grouping, info: ValidationInfo) -> Grouping:
         if value == "adaptive" and info.data.get("calibration", "") is None:
-            raise _expected("uniform (adaptive needs a calibration)")
+            raise expected("uniform (adaptive needs a calibration)")
         return value
 
     @field_validator("max_shard_size", "max_size")
     @classmethod
     def _is_a_size(cls, value: str | int | None, info: ValidationInfo) -> str | int | None:
         if value is not None and _size_bytes(value) < 1:
-            raise _expected(cls.model_fields[info.field_name or ""].description or "")
+            raise expected(cls.model_fields[info.field_name or ""].description or "")
         return value
 
     @model_validator(mode="after")
     def _has_one_budget(self) -> QuantizationConfig:
         if self.target_bits is not None and self.max_size is not None:
-            raise _expected("null beside target_bits", at=("max_size",), got=self.max_size)
+            raise expected("null beside target_bits", at=("max_size",), got=self.max_size)
         if self.has_budget and "bit_width" in self.model_fields_set:
-            raise _expected(
+            raise expected(
                 "none beside a size budget, which chooses it", at=("bit_width",), got=self.bit_width
             )
         return self
@@ -286,14 +190,25 @@ class QuantizationConfig(Settings):
     def _has_what_the_method_needs(self) -> QuantizationConfig:
         if self.method == "hessian" and self.calibration is None:
             what = "minmax, lsq or null (hessian needs a calibration)"
-            raise _expected(what, at=("method",), got=self.method)
-        if self.rotation == "hadamard" and self.has_budget:
-            # A budget chooses which layers have 8 bits, and those are not rotated.
-            what = "none or null beside a size budget"
-            raise _expected(what, at=("rotation",), got=self.rotation)
+            raise expected(what, at=("method",), got=self.method)
         if self.rotation == "hadamard" and self.resolved_method == "minmax":
             what = "none or null (hadamard needs method lsq or hessian)"
-            raise _expected(what, at=("rotation",), got=self.rotation)
+            raise expected(what, at=("rotation",), got=self.rotation)
+        has_fewer_bits = any(rule.bit_width in (2, 4) for rule in self.layers)
+        if self.rotation == "hadamard" and self.bit_width == 8 and not has_fewer_bits:
+            what = "none or null (bit_width 8 is stored as q8, which is not rotated)"
+            raise expected(what, at=("rotation",), got=self.rotation)
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_the_phase_needs(self) -> QuantizationConfig:
+        at = ("thermodynamic", "optimization", "enabled")
+        if self.thermodynamic.optimization.enabled and self.calibration is None:
+            what = (
+                "a --calibration beside the phase optimize, which `thermoq calibrate --model DIR "
+                "--output CALIBRATION.safetensors` makes"
+            )
+            raise expected(what, at=at, got=None)
         return self
 
     def with_places(self, places: Mapping[str, str]) -> QuantizationConfig:
@@ -317,7 +232,7 @@ class QuantizationConfig(Settings):
         if self.rotation is not None:
             return self.rotation
         pays = self.resolved_method == "hessian" and self.encoding == "affine"
-        return "hadamard" if pays and not self.has_budget else "none"
+        return "hadamard" if pays else "none"
 
     @property
     def fits_lsq(self) -> bool:
@@ -370,36 +285,11 @@ def _check_super_block(super_block: int, bits: int, choice: EncodingChoice) -> N
     """Refuse super-blocks that do not hold whole groups, or more than the format can have."""
     for width in sorted({bits, 4}):  # modulation layers have 4 bits where the body has 2
         size = choice.group_size_of(width)
-        if not _is_super_block(super_block, size):
+        if not is_super_block(super_block, size):
             limit = min(MAX_GROUPS_IN_SUPER_BLOCK * size, MAX_SUPER_BLOCK)
-            raise _expected(
+            raise expected(
                 f"a multiple of {size} (the group size at {width} bits) up to {limit}, or null"
             )
-
-
-def _is_super_block(super_block: int, group_size: int) -> bool:
-    return super_block % group_size == 0 and super_block <= MAX_GROUPS_IN_SUPER_BLOCK * group_size
-
-
-def _check_rule(index: int, rule: LayerRule, bits: int, run: EncodingChoice) -> None:
-    """Refuse a rule of `layers` that goes well by itself, but not with the run's settings."""
-    if rule.encoding == "coded" and run.method == "minmax":
-        raise _expected("affine (coded needs method lsq)", at=(index, "encoding"), got="coded")
-    if (rule.group_size or 0) > MAX_LSQ_GROUP_SIZE and run.method != "minmax":
-        what = f"at most {MAX_LSQ_GROUP_SIZE} (method lsq)"
-        raise _expected(what, at=(index, "group_size"), got=rule.group_size)
-    choice = run.for_rule(rule.encoding, rule.group_size)
-    for width in (rule.bit_width,) if rule.bit_width else sorted({bits, 4}):
-        size = choice.group_size_of(width)
-        if (
-            run.super_block
-            and choice.encoding_of(width) == "coded"
-            and not _is_super_block(run.super_block, size)
-        ):
-            key = "group_size" if rule.group_size else "bit_width"
-            what = f"groups that super_block {run.super_block} holds 1 to "
-            what += f"{MAX_GROUPS_IN_SUPER_BLOCK} of"
-            raise _expected(what, at=(index, key), got=size)
 
 
 def _size_bytes(size: str | int) -> int:
