@@ -25,6 +25,8 @@ HALVES = np.zeros((2, 1), np.uint16)
 PACKED = np.zeros((2, 1), np.uint8)
 PARAMETERS = np.ones((2, 4))
 WEIGHT = np.ones(2)
+FRACTIONS = np.ones((3, 2))
+LINKED = np.ones(3, bool)
 
 # Each function with arguments that work; `wrong` changes one of them.
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
@@ -76,6 +78,17 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "num_weights": WEIGHT,
             "activation_bits": 8,
             "threshold": 0.3,
+            "before": FRACTIONS,
+            "after": FRACTIONS,
+        },
+    ),
+    "solve_markov_chains": (
+        _core.solve_markov_chains,
+        {
+            "theta": PARAMETERS,
+            "variance": PARAMETERS,
+            "strength": WEIGHT,
+            "linked": LINKED,
         },
     ),
 }
@@ -155,6 +168,12 @@ def test_other_bit_widths_are_refused(name: str, bit_width: int) -> None:
 def test_other_group_sizes_are_refused(name: str, group_size: int) -> None:
     with pytest.raises(ValueError, match=r"group_size: expected a multiple of 8|expected \d+ ele"):
         call(name, group_size=group_size)
+
+
+def test_pairs_belong_to_boundaries() -> None:
+    for before in (np.ones(3), np.ones((2, 1)), np.ones((4, 3))):
+        with pytest.raises(ValueError, match=r"^before: expected \[\d+, pairs\]"):
+            call("boundary_jumps", before=before)
 
 
 @pytest.mark.parametrize("scale", [np.ones(4), np.ones((1, 2, 4)), np.ones((2, 0))])

@@ -11,6 +11,7 @@ import reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from thermoq import _core
+from thermoq.interpolation import piecewise
 from thermoq.metrics import ScoreStatistics, Smoothness, smoothness
 from thermoq.patterns import common_violation_patterns
 from thermoq.schedule import uniform_time_groups
@@ -33,7 +34,7 @@ def measure(
     parameters = [TimeParameters(s, z, "none") for s, z in zip(scales, points, strict=True)]
     groups = uniform_time_groups(1000, scales.shape[1])
     weights = [1] * len(scales) if weight is None else weight
-    return smoothness(parameters, weights, groups, activation_bits, threshold)
+    return smoothness(parameters, weights, piecewise(groups), activation_bits, threshold, 50)
 
 
 def score(measured: Smoothness) -> float:
@@ -177,7 +178,10 @@ def test_any_parameters(
 ) -> None:
     scale, zero_point, weight = (np.array(part, float) for part in table)
     truth = reference.boundary_jumps(scale, zero_point, weight, bits, threshold)
-    found = _core.boundary_jumps(scale, zero_point, weight, bits, threshold)
+    boundaries = (scale.shape[1] - 1, 1)
+    found = _core.boundary_jumps(
+        scale, zero_point, weight, bits, threshold, np.zeros(boundaries), np.ones(boundaries)
+    )
     for name in ("layer_scale_jump", "layer_zero_point_jump", "layer_boundary_score"):
         assert np.array_equal(getattr(found, name), getattr(truth, name)), name
     for name in (

@@ -23,6 +23,7 @@ void bind_dispatch(py::module_& m);
 void bind_hadamard(py::module_& m);
 void bind_jumps(py::module_& m);
 void bind_lsq(py::module_& m);
+void bind_markov(py::module_& m);
 void bind_packing(py::module_& m);
 void bind_quantize(py::module_& m);
 void bind_spectral(py::module_& m);

@@ -19,7 +19,8 @@ struct BoundaryJumps {
 };
 
 BoundaryJumps boundary_jumps(const Doubles& scale, const Doubles& zero_point,
-                             const Doubles& num_weights, int activation_bits, double threshold) {
+                             const Doubles& num_weights, int activation_bits, double threshold,
+                             const Doubles& before, const Doubles& after) {
   if (scale.ndim() != 2 || scale.shape(1) < 1) {
     throw std::invalid_argument("scale: expected [layers, time_groups] with time_groups >= 1");
   }
@@ -27,6 +28,10 @@ BoundaryJumps boundary_jumps(const Doubles& scale, const Doubles& zero_point,
   const py::ssize_t boundaries = scale.shape(1) - 1;
   check_size(zero_point.size(), static_cast<std::size_t>(scale.size()), "zero_point");
   check_size(num_weights.size(), static_cast<std::size_t>(layers), "num_weights");
+  if (before.ndim() != 2 || before.shape(0) != boundaries) {
+    throw std::invalid_argument("before: expected [" + std::to_string(boundaries) + ", pairs]");
+  }
+  check_size(after.size(), static_cast<std::size_t>(before.size()), "after");
   const auto per_layer = [&] { return Doubles({layers, boundaries}); };
   const auto per_boundary = [&] { return Doubles(boundaries); };
   BoundaryJumps out{per_layer(),    per_layer(),    per_layer(),
@@ -47,9 +52,11 @@ BoundaryJumps boundary_jumps(const Doubles& scale, const Doubles& zero_point,
                                          static_cast<std::size_t>(layers),
                                          static_cast<std::size_t>(boundaries) + 1,
                                          activation_bits};
+  const thermoq::Crossings crossings{before.data(), after.data(),
+                                     static_cast<std::size_t>(before.shape(1))};
   {
     const py::gil_scoped_release unlocked;
-    thermoq::boundary_jumps(view, threshold, layer_jumps, model_jumps);
+    thermoq::boundary_jumps(view, crossings, threshold, layer_jumps, model_jumps);
   }
   return out;
 }
@@ -77,9 +84,12 @@ void bind_jumps(py::module_& m) {
   m.def("boundary_jumps", &boundary_jumps,
         R"(Jumps at time-group boundaries, per layer [layers, time_groups - 1] and for the model
 [time_groups - 1], averaged with `num_weights` [layers]. scale, zero_point: [layers,
-time_groups]. severity: -1 none, 0 low, 1 medium, 2 high.)",
+time_groups]. before, after: [time_groups - 1, pairs] in [0, 1], fractions of the way over each
+boundary one sampling step apart; the largest change counts. severity: -1 none, 0 low, 1 medium,
+2 high.)",
         arg("scale").noconvert(), arg("zero_point").noconvert(), arg("num_weights").noconvert(),
-        arg("activation_bits"), arg("threshold"));
+        arg("activation_bits"), arg("threshold"), arg("before").noconvert(),
+        arg("after").noconvert());
   m.def("severity_of", &thermoq::severity_of,
         "How bad a boundary with these jumps is; NONE unless the larger one exceeds `threshold`.",
         arg("scale_jump"), arg("zero_point_jump"), arg("threshold"));

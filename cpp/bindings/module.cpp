@@ -1,7 +1,7 @@
 #include "bind.hpp"
 
 PYBIND11_MODULE(_core, m) {
-  m.doc() = "thermoq's C++ core: quantization, packing, jumps and the prior's power iteration.";
+  m.doc() = "thermoq's C++ core: weights, packing, rotation, and what time parameters are made of.";
   bind_dispatch(m);
   bind_quantize(m);
   bind_lsq(m);
@@ -10,4 +10,5 @@ PYBIND11_MODULE(_core, m) {
   bind_packing(m);
   bind_spectral(m);
   bind_jumps(m);
+  bind_markov(m);
 }

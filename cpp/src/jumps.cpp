@@ -6,11 +6,73 @@
 namespace thermoq {
 namespace {
 
-double scale_jump(double before, double after) noexcept {
-  if (before == 0.0) {
-    return after == 0.0 ? 0.0 : 1.0;
+// The pairs of one boundary.
+struct Pairs {
+  const double* before;
+  const double* after;
+  std::size_t count;
+};
+
+double scale_jump(const double* scale, const Pairs& pairs) noexcept {
+  if (scale[0] == 0.0) {
+    return scale[1] == 0.0 ? 0.0 : 1.0;
   }
-  return std::fabs(after - before) / before;
+  const auto at = [&](double f) { return (1.0 - f) * scale[0] + f * scale[1]; };
+  double largest = 0.0;
+  for (std::size_t k = 0; k < pairs.count; ++k) {
+    const double before = at(pairs.before[k]);
+    // A scale that has just come to 0 stays there.
+    const double jump = before > 0.0 ? std::fabs(at(pairs.after[k]) - before) / before : 0.0;
+    largest = std::max(largest, jump);
+  }
+  return largest;
+}
+
+// Zero points on the way between two groups whose scales are not 0.
+class ZeroPoints {
+ public:
+  ZeroPoints(const double* scale, const double* zero_point, float top) noexcept
+      : own_{zero_point[0], zero_point[1]}, top_(top) {
+    for (int i = 0; i < 2; ++i) {
+      const auto s = static_cast<float>(scale[i]);
+      const auto z = static_cast<float>(zero_point[i]);
+      minimum_[i] = -z * s;
+      maximum_[i] = (top - z) * s;
+    }
+  }
+
+  double at(double fraction) const noexcept {
+    const auto f = static_cast<float>(fraction);
+    if (f == 0.0F || f == 1.0F) {
+      return own_[f == 0.0F ? 0 : 1];
+    }
+    const float rest = 1.0F - f;
+    const float low = rest * minimum_[0] + f * minimum_[1];
+    const float high = rest * maximum_[0] + f * maximum_[1];
+    const float scale = (high - low) / top_;
+    const float steps = scale > 0.0F ? std::nearbyint(-low / scale) : 0.0F;
+    return static_cast<double>(std::clamp(steps, 0.0F, top_));
+  }
+
+ private:
+  double own_[2];
+  float top_;
+  float minimum_[2]{};
+  float maximum_[2]{};
+};
+
+double zero_point_jump(const double* scale, const double* zero_point, const Pairs& pairs,
+                       double range) noexcept {
+  if (scale[0] == 0.0 || scale[1] == 0.0 || zero_point[0] == zero_point[1]) {
+    return 0.0;  // ranges of equal zero points keep theirs on the way
+  }
+  const ZeroPoints points(scale, zero_point, static_cast<float>(range));
+  double largest = 0.0;
+  for (std::size_t k = 0; k < pairs.count; ++k) {
+    const double jump = std::fabs(points.at(pairs.after[k]) - points.at(pairs.before[k]));
+    largest = std::max(largest, jump);
+  }
+  return largest / range;
 }
 
 double score(double scale_jump, double zero_point_jump) noexcept {
@@ -30,12 +92,15 @@ Severity severity_of(double scale_jump, double zero_point_jump, double threshold
   return jump >= 0.30 ? Severity::medium : Severity::low;
 }
 
-void boundary_jumps(const TimeParametersView& parameters, double threshold,
-                    const LayerJumps& per_layer, const ModelJumps& model) noexcept {
+void boundary_jumps(const TimeParametersView& parameters, const Crossings& crossings,
+                    double threshold, const LayerJumps& per_layer,
+                    const ModelJumps& model) noexcept {
   const std::size_t time_groups = parameters.time_groups;
   const std::size_t boundaries = time_groups == 0 ? 0 : time_groups - 1;
   const double range = std::ldexp(1.0, parameters.activation_bits) - 1.0;
   for (std::size_t i = 0; i < boundaries; ++i) {
+    const std::size_t first = i * crossings.count;
+    const Pairs pairs{crossings.before + first, crossings.after + first, crossings.count};
     double total = 0.0;
     double scale_sum = 0.0;
     double zero_point_sum = 0.0;
@@ -44,8 +109,8 @@ void boundary_jumps(const TimeParametersView& parameters, double threshold,
     for (std::size_t layer = 0; layer < parameters.layers; ++layer) {
       const double* s = parameters.scale + layer * time_groups + i;
       const double* z = parameters.zero_point + layer * time_groups + i;
-      const double ds = scale_jump(s[0], s[1]);
-      const double dz = s[0] == 0.0 || s[1] == 0.0 ? 0.0 : std::fabs(z[1] - z[0]) / range;
+      const double ds = scale_jump(s, pairs);
+      const double dz = zero_point_jump(s, z, pairs, range);
       const double clipped_ds = std::min(ds, 1.0);
       const double clipped_dz = std::min(dz, 1.0);
       const std::size_t at = layer * boundaries + i;

@@ -10,6 +10,7 @@
 #include "check.hpp"
 #include "thermoq/dispatch.hpp"
 #include "thermoq/jumps.hpp"
+#include "thermoq/markov.hpp"
 #include "thermoq/packing.hpp"
 #include "thermoq/quantize.hpp"
 #include "thermoq/spectral.hpp"
@@ -175,8 +176,10 @@ void test_jumps() {
   const double weight[] = {1.0};
   double jumps[4], zero_jumps[4], scores[4], m[4], mz[4], u[4], uz[4], ms[4];
   Severity severity[4];
-  boundary_jumps({scale, zero_point, weight, 1, 5, 8}, 0.3, {jumps, zero_jumps, scores},
-                 {m, mz, u, uz, ms, severity});
+  const double before[4] = {};
+  const double after[] = {1.0, 1.0, 1.0, 1.0};
+  boundary_jumps({scale, zero_point, weight, 1, 5, 8}, {before, after, 1}, 0.3,
+                 {jumps, zero_jumps, scores}, {m, mz, u, uz, ms, severity});
   const double expected[] = {0.5, 1.0, 0.0, 1.0};
   for (int i = 0; i < 4; ++i) {
     CHECK(jumps[i] == expected[i], "jump %d = %g", i, jumps[i]);
@@ -186,6 +189,59 @@ void test_jumps() {
   CHECK(severity[0] == Severity::medium && severity[1] == Severity::high &&
             severity[2] == Severity::none,
         "severities");
+}
+
+void test_jumps_of_schedules() {
+  const double scale[] = {1.0, 2.0};
+  const double zero_point[] = {0, 255};
+  const double weight[] = {1.0};
+  double jump, zero_jump, score, m, mz, u, uz, ms;
+  Severity severity;
+  const double before[] = {0.0, 0.25, 0.5, 0.75};
+  const double after[] = {0.25, 0.5, 0.75, 1.0};
+  boundary_jumps({scale, zero_point, weight, 1, 2, 8}, {before, after, 4}, 0.3,
+                 {&jump, &zero_jump, &score}, {&m, &mz, &u, &uz, &ms, &severity});
+  CHECK(jump == 0.25, "scale jump %g", jump);
+  // -minimum / scale = 255 * 2f / (1 + f): 0, 102, 170, 218.6, 255
+  CHECK(zero_jump == 102.0 / 255.0, "zero-point jump %g", zero_jump);
+}
+
+void test_markov_chains() {
+  const std::size_t rows = 40000;  // enough for a team
+  const std::size_t groups = 5;
+  std::mt19937 random(3);
+  std::normal_distribution<double> normal;
+  std::vector<double> observed(rows * groups), variance(rows * groups), strength(rows);
+  for (std::size_t i = 0; i < observed.size(); ++i) {
+    observed[i] = normal(random);
+    variance[i] = i % 11 == 0 ? 0.0 : std::exp(normal(random));
+  }
+  for (std::size_t row = 0; row < rows; ++row) {
+    strength[row] = row % 7 == 0   ? 0.0
+                    : row % 7 == 1 ? std::numeric_limits<double>::infinity()
+                                   : std::exp(3 * normal(random));
+  }
+  const std::vector<std::uint8_t> linked{1, 1, 0, 1};
+  const MarkovChains chains{
+      observed.data(), variance.data(), strength.data(), linked.data(), rows, groups, true, false};
+  std::vector<double> one(observed.size()), many(observed.size());
+  solve_markov_chains(chains, one.data(), 1);
+  solve_markov_chains(chains, many.data(), 4);
+  CHECK(std::memcmp(one.data(), many.data(), one.size() * sizeof(double)) == 0, "threads");
+  for (std::size_t row = 0; row < rows; ++row) {
+    if (!std::isfinite(strength[row])) {
+      continue;
+    }
+    for (std::size_t g = 0; g < groups; ++g) {  // the gradient of the sum vanishes
+      const std::size_t i = row * groups + g;
+      double pull = 0.0;
+      pull += g + 1 < groups && linked[g] != 0 ? one[i] - one[i + 1] : 0.0;
+      pull += g > 0 && linked[g - 1] != 0 ? one[i] - one[i - 1] : 0.0;
+      const double rest = one[i] - observed[i] + variance[i] * strength[row] * pull;
+      const double size = 1.0 + variance[i] * strength[row];
+      CHECK(std::fabs(rest) < 1e-12 * size, "row %zu, group %zu: %g", row, g, rest);
+    }
+  }
 }
 
 }  // namespace
@@ -198,5 +254,7 @@ int main() {
   test_bad_schemes_are_refused();
   test_singular_value_of_rank_one();
   test_jumps();
+  test_jumps_of_schedules();
+  test_markov_chains();
   return thermoq_test::finish("test_core");
 }

@@ -1,5 +1,5 @@
 """
-thermoq's C++ core: quantization, packing, jumps and the prior's power iteration.
+thermoq's C++ core: weights, packing, rotation, and what time parameters are made of.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ __all__: list[str] = [
     "set_simd_level",
     "severity_of",
     "simd_level",
+    "solve_markov_chains",
     "squared_norms",
     "sweep",
     "unpack_codes",
@@ -101,11 +102,15 @@ def boundary_jumps(
     num_weights: numpy.typing.NDArray[numpy.float64],
     activation_bits: int,
     threshold: float,
+    before: numpy.typing.NDArray[numpy.float64],
+    after: numpy.typing.NDArray[numpy.float64],
 ) -> BoundaryJumps:
     """
     Jumps at time-group boundaries, per layer [layers, time_groups - 1] and for the model
     [time_groups - 1], averaged with `num_weights` [layers]. scale, zero_point: [layers,
-    time_groups]. severity: -1 none, 0 low, 1 medium, 2 high.
+    time_groups]. before, after: [time_groups - 1, pairs] in [0, 1], fractions of the way over each
+    boundary one sampling step apart; the largest change counts. severity: -1 none, 0 low, 1 medium,
+    2 high.
     """
 
 def compiler() -> str:
@@ -313,6 +318,22 @@ def severity_of(scale_jump: float, zero_point_jump: float, threshold: float) -> 
 def simd_level() -> str:
     """
     The SIMD level in use; raises ValueError if THERMOQ_SIMD asks for one that is not there.
+    """
+
+def solve_markov_chains(
+    theta: numpy.typing.NDArray[numpy.float64],
+    variance: numpy.typing.NDArray[numpy.float64],
+    strength: float | numpy.typing.NDArray[numpy.float64],
+    linked: numpy.typing.NDArray[numpy.bool],
+    threads: int = 0,
+) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Estimates [rows, time_groups] that neighbouring time groups hold together.
+
+    They minimize, for each row, sum_g (x[g] - theta[g])^2 / variance[g] + strength *
+    sum_g linked[g] * (x[g+1] - x[g])^2. theta, variance: [rows, time_groups]; strength: one number
+    or [rows]; linked: [time_groups - 1] or [rows, time_groups - 1]. A variance of 0 keeps theta[g],
+    a strength of 0 all of them, an infinite one pools linked groups by their precision.
     """
 
 def squared_norms(

@@ -1,10 +1,13 @@
-"""Jumps at time-group boundaries, boundary scores and violations (DESIGN section 5).
+"""Jumps at time-group boundaries, boundary scores and violations (DESIGN sections 5 and 6).
 
-    scale_jump[l,i]      = |scale[i+1] - scale[i]| / scale[i]
-    zero_point_jump[l,i] = |zero_point[i+1] - zero_point[i]| / (2^a - 1)
+    scale_jump[l,i]      = max over t of |scale_i(t - step) - scale_i(t)| / scale_i(t)
+    zero_point_jump[l,i] = max over t of |zero_point_i(t - step) - zero_point_i(t)| / (2^a - 1)
     boundary_scores[i]   = 1 - (scale_jump[i] + zero_point_jump[i]) / 2
     smoothness_score     = mean(boundary_scores)
 
+with `scale_i(t)`, `zero_point_i(t)` the schedule in which only boundary `i` moves, over all real
+timesteps, and `step` one sampling step. Piecewise constant parameters cross a boundary in one step,
+so there the jumps are those between the two groups: |scale[i+1] - scale[i]| / scale[i].
 A layer's jumps are clipped to 1, then averaged over layers weighted by their number of weights.
 The core computes them; this module shapes them.
 """
@@ -18,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermoq import _core
+from thermoq.interpolation import TimeSchedule, piecewise
 from thermoq.report.model import Boundary, Violation
-from thermoq.schedule import TimeGroups
+from thermoq.smoothing import crossings, group_means
 from thermoq.terms import SEVERITIES, Severity
 from thermoq.time_parameters import TimeParameters
 
@@ -40,10 +44,14 @@ class LayerJumps:
 
 @dataclass(frozen=True)
 class Smoothness:
-    """The model's boundaries and, in the order of the layers given, each layer's jumps."""
+    """The model's boundaries and, in the order of the layers given, each layer's jumps.
+
+    `group_score` is the smoothness score of the jumps between the groups' mean parameters.
+    """
 
     boundaries: tuple[Boundary, ...]
     layers: tuple[LayerJumps, ...]
+    group_score: float
 
     @property
     def violations(self) -> list[Violation]:
@@ -63,6 +71,11 @@ class Smoothness:
     def boundary_scores(self) -> list[float]:
         """One score per boundary."""
         return [boundary.score for boundary in self.boundaries]
+
+    @property
+    def layer_violation_count(self) -> int:
+        """How many pairs of layer and boundary exceed the threshold."""
+        return sum(layer.violation_count for layer in self.layers)
 
 
 @dataclass(frozen=True)
@@ -86,19 +99,42 @@ class ScoreStatistics:
 def smoothness(
     parameters: Sequence[TimeParameters],
     num_weights: Sequence[int],
-    time_groups: TimeGroups,
+    schedule: TimeSchedule,
     activation_bits: int,
     threshold: float,
+    sampling_steps: int,
 ) -> Smoothness:
-    """Measure the jumps of `parameters`, one entry a layer, weighted by `num_weights`."""
-    scale = np.stack([p.scale for p in parameters])
-    zero_point = np.stack([p.zero_point for p in parameters])
+    """Measure the jumps of `parameters`, one entry a layer, weighted by `num_weights`.
+
+    Between what `schedule` has in force one sampling step apart: `T / sampling_steps` timesteps.
+    """
+    before, after = crossings(schedule, sampling_steps)
     weight = np.asarray(num_weights, dtype=np.float64)
-    jumps = _core.boundary_jumps(scale, zero_point, weight, activation_bits, threshold)
-    boundaries = tuple(
+    scale, zero_point = _stacked(parameters)
+    jumps = _core.boundary_jumps(
+        scale, zero_point, weight, activation_bits, threshold, before, after
+    )
+    boundaries = _boundaries(jumps, schedule)
+    group_score = ScoreStatistics.of([boundary.score for boundary in boundaries]).mean
+    if schedule.is_smoothed:
+        means = _stacked([group_means(p, schedule, activation_bits) for p in parameters])
+        at_once = crossings(piecewise(schedule.groups), sampling_steps)
+        between = _core.boundary_jumps(*means, weight, activation_bits, threshold, *at_once)
+        group_score = ScoreStatistics.of(between.boundary_score.tolist()).mean
+    layers = tuple(_layer_jumps(jumps, layer, threshold) for layer in range(len(parameters)))
+    return Smoothness(boundaries, layers, group_score)
+
+
+def _stacked(parameters: Sequence[TimeParameters]) -> tuple[Floats, Floats]:
+    """Return scales and zero points [layers, G]."""
+    return np.stack([p.scale for p in parameters]), np.stack([p.zero_point for p in parameters])
+
+
+def _boundaries(jumps: _core.BoundaryJumps, schedule: TimeSchedule) -> tuple[Boundary, ...]:
+    return tuple(
         Boundary(
             boundary_idx=i,
-            timestep=time_groups.starts[i + 1],
+            timestep=start,
             scale_jump=float(jumps.scale_jump[i]),
             zero_point_jump=float(jumps.zero_point_jump[i]),
             unclipped_scale_jump=float(jumps.unclipped_scale_jump[i]),
@@ -106,10 +142,8 @@ def smoothness(
             score=float(jumps.boundary_score[i]),
             severity=_severity(int(jumps.severity[i])),
         )
-        for i in range(len(time_groups) - 1)
+        for i, start in enumerate(schedule.groups.starts[1:])
     )
-    layers = tuple(_layer_jumps(jumps, layer, threshold) for layer in range(len(parameters)))
-    return Smoothness(boundaries, layers)
 
 
 def _layer_jumps(jumps: _core.BoundaryJumps, layer: int, threshold: float) -> LayerJumps:

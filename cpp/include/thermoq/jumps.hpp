@@ -1,5 +1,5 @@
 // Jumps of time parameters at the boundaries between time groups, and the scores made of them
-// (the original specification's smoothness metrics).
+// (the original specification's smoothness metrics, extended to schedules over timesteps).
 #pragma once
 
 #include <cstddef>
@@ -18,6 +18,15 @@ struct TimeParametersView {
   int activation_bits;
 };
 
+// How far each boundary is crossed: `before` and `after` [boundaries, count] in [0, 1] are pairs of
+// fractions of the way from its first group's parameters to its second's, one sampling step apart.
+// Piecewise constant parameters have the pair (0, 1) alone.
+struct Crossings {
+  const double* before;
+  const double* after;
+  std::size_t count;
+};
+
 // Caller-owned arrays, boundaries = time_groups - 1.
 struct LayerJumps {
   double* scale_jump;       // [layers, boundaries], not clipped
@@ -34,12 +43,18 @@ struct ModelJumps {
   Severity* severity;                 // [boundaries], none where no jump exceeds the threshold
 };
 
-// scale_jump[l,i] = |scale[i+1] - scale[i]| / scale[i]
-//   0 if both are 0, 1 if only scale[i] is.
-// zero_point_jump[l,i] = |zero_point[i+1] - zero_point[i]| / (2^activation_bits - 1)
-//   0 if either scale is 0.
-void boundary_jumps(const TimeParametersView& parameters, double threshold,
-                    const LayerJumps& per_layer, const ModelJumps& model) noexcept;
+// With s(f) and z(f) the parameters at fraction f of the way, the largest over the pairs of
+//
+//   scale_jump[l,i] = |s(after) - s(before)| / s(before)
+//     0 if both groups' scales are 0, 1 if only scale[i] is.
+//   zero_point_jump[l,i] = |z(after) - z(before)| / (2^activation_bits - 1)
+//     0 if either group's scale is 0.
+//
+// s(f) = (1 - f) * scale[i] + f * scale[i+1]: what follows from interpolating minimum and maximum.
+// z(f) is evaluated in f32 as the checkpoint's format has it; z(0) and z(1) are the groups' own.
+void boundary_jumps(const TimeParametersView& parameters, const Crossings& crossings,
+                    double threshold, const LayerJumps& per_layer,
+                    const ModelJumps& model) noexcept;
 
 // How bad a boundary with these two jumps is: by the larger one, above 0.50 high, from 0.30 medium,
 // else low; none unless it exceeds `threshold`.
