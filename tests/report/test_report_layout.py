@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 from report_examples import calibrated_report, example_report
-from thermoq.assessment import PHASE_2_TARGET, PHASE_3_TARGET, band_of
+from thermoq.expectations import PHASE_2_TARGET, PHASE_3_TARGET, band_of
 from thermoq.report import wording
 from thermoq.report.charts import (
     BAND_LIMITS,

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from thermoq.cli import options
-from thermoq.cli.console import shown_progress, warn, warn_of_leftovers
-from thermoq.cli.summary import print_summary
+from thermoq.cli.compare import print_comparison
+from thermoq.cli.console import shown_progress, shown_steps, warn, warn_of_leftovers
 
 
 def demo(
@@ -20,16 +20,32 @@ def demo(
     num_time_groups: options.NumTimeGroups = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Quantize the bundled diffusion transformer and show the report's address."""
-    from thermoq.demonstration import demonstrate, files_of
+    """Run all phases on the bundled diffusion transformer and show the comparison's address."""
+    from thermoq.demonstration import (
+        compare_variants,
+        evaluate_variants,
+        files_of,
+        has_torch,
+        quantize_variants,
+    )
 
     warn_of_leftovers(*files_of(output))
     with shown_progress(quiet) as progress:
-        shown = demonstrate(
+        variants = quantize_variants(
             output, progress=progress, bit_width=bit_width, num_time_groups=num_time_groups
         )
-    for warning in shown.report.warnings:
-        warn(warning)
-    if not quiet:
-        print_summary(shown.report, shown.checkpoint, shown.json_report, shown.html_report)
-        typer.echo(f"{'open':<11} {shown.html_report.resolve().as_uri()}")
+    for one in variants:
+        for warning in one.report.warnings:
+            warn(f"{one.name}: {warning}")
+    if has_torch():
+        with shown_steps(quiet) as steps:
+            variants = evaluate_variants(variants, progress=steps)
+    shown = compare_variants(output, variants)
+    if quiet:
+        return
+    print_comparison(shown.comparison)
+    for variant, one in zip(shown.comparison.variants, variants, strict=True):
+        typer.echo(
+            f"{variant.label}: {one.checkpoint}, {one.json_report.name}, {one.html_report.name}"
+        )
+    typer.echo(f"{'open':<11} {shown.page.resolve().as_uri()}")

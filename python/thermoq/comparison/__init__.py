@@ -1,0 +1,1 @@
+"""Comparing quantized models: the phases beside one another, with what their figures are worth."""
