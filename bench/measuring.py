@@ -143,9 +143,11 @@ def machine() -> str:
     )
 
 
-def print_table(results: Sequence[Result]) -> None:
-    """Print the results with aligned columns."""
-    head = ["what", "median", "quartiles", "target", "verdict", "detail"]
+def print_table(
+    results: Sequence[Result], value: str = "median", spread: str = "quartiles"
+) -> None:
+    """Print the results with aligned columns; `value` and `spread` say what those columns hold."""
+    head = ["what", value, spread, "target", "verdict", "detail"]
     print_columns([head, *(result.row() for result in results)])
 
 

@@ -29,12 +29,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured; a table with its head; what could not be measured; figures and targets."""
+    """What was measured; a table with its head; what could not be measured; figures and targets.
+
+    `value` and `spread` head the columns of the figures.
+    """
 
     what: str
     rows: Sequence[Sequence[str]] = ()
     missing: Sequence[str] = ()
     results: Sequence[Result] = field(default_factory=list)
+    value: str = "median"
+    spread: str = "quartiles"
 
     def print(self) -> None:
         """Print the tables."""
@@ -45,7 +50,7 @@ class Report:
             print(line)
         if self.results:
             print(end="\n" if self.rows else "")
-            print_table(self.results)
+            print_table(self.results, self.value, self.spread)
 
     def content(self) -> dict[str, Any]:
         """Return all of it for JSON."""

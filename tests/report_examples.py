@@ -24,11 +24,14 @@ from thermoq.report.model import (
     Report,
     Severity,
     Sizes,
+    SmoothingSummary,
+    SmoothnessBefore,
     Thermodynamics,
     TimeGroupRow,
     Violation,
 )
 from thermoq.report.order import full_name
+from thermoq.terms import Interpolation
 
 BLOCK_MODULES = (
     ("attn1.to_q", "body", (1152, 1152)),
@@ -105,6 +108,7 @@ def example_report(
         nominal_compression_ratio=16 / bit_width,
         model_size_mb=sizes.model_bytes / 1e6,
         budget=None,
+        optimization=None,
         calibration=None,
         sizes=sizes,
         layer_classes=classes,
@@ -112,7 +116,56 @@ def example_report(
         copied=copied,
         warnings=list(warnings),
         provenance=_provenance(model_name),
+        evaluation=None,
         **thermodynamic,
+    )
+
+
+def smoothed_report(
+    *, interpolation: Interpolation = "cubic", window: float | None = None, **given: Any
+) -> Report:
+    """The example as Phase 2 leaves it; its jumps are still Phase 1's, its windows as wide as fit.
+
+    Zero points of every other layer move, so that there are two charts.
+    """
+    report = example_report(**given)
+    thermodynamics = report.thermodynamics
+    assert thermodynamics is not None
+    widest = NUM_TIMESTEPS / report.num_time_groups / 2
+    boundaries = range(report.num_time_groups - 1)
+    clamped = window is not None and window > widest
+    smoothing = SmoothingSummary(
+        interpolation=interpolation,
+        window=window,
+        windows=[widest if window is None else min(window, widest) for _ in boundaries],
+        clamped_boundaries=list(boundaries) if clamped else [],
+    )
+    before = SmoothnessBefore(
+        smoothness_score=0.6543,
+        violation_count=2,
+        layer_violation_count=17,
+        boundary_scores=[0.6543 for _ in boundaries],
+    )
+    changed = {
+        "smoothing": smoothing,
+        "before": before,
+        "group_smoothness_score": 0.7012,
+        "layer_violation_count": 5,
+    }
+    layers = [
+        layer.model_copy(
+            update={
+                "time_parameters": layer.time_parameters.model_copy(
+                    update={"zero_point": [100.0 + 20 * g for g in range(report.num_time_groups)]}
+                )
+            }
+        )
+        if index % 2 and layer.time_parameters
+        else layer
+        for index, layer in enumerate(report.layers)
+    ]
+    return report.model_copy(
+        update={"layers": layers, "thermodynamics": thermodynamics.model_copy(update=changed)}
     )
 
 

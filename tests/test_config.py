@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from thermoq.config import LayerRule, QuantizationConfig, load_config
 from thermoq.encodings import EncodingChoice
 from thermoq.errors import UsageError
-from thermoq.settings import Settings
+from thermoq.settings_base import Settings
 
 # Key for key the sample of the design document, section 11.
 SAMPLE = """
@@ -115,6 +115,8 @@ def test_resolved_values() -> None:
         ({"calibration": "c", "encoding": "coded"}, "hessian", "none"),
         ({"calibration": "c", "encoding": "affine"}, "hessian", "hadamard"),
         ({"calibration": "c", "encoding": "affine", "rotation": "none"}, "hessian", "none"),
+        ({"calibration": "c", "encoding": "affine", "max_size": "1GB"}, "hessian", "hadamard"),
+        ({"calibration": "c", "encoding": "affine", "bit_width": 2}, "hessian", "hadamard"),
         ({"calibration": "c", "encoding": "coded", "rotation": "hadamard"}, "hessian", "hadamard"),
         ({"calibration": "c", "encoding": "affine", "method": "lsq"}, "lsq", "none"),
         ({"calibration": "c", "method": "minmax"}, "minmax", "none"),
@@ -174,7 +176,8 @@ def test_every_flag_reaches_its_key() -> None:
         "rotation": "none", "num_time_groups": 8, "activation_bits": 4, "sampling_steps": 20,
         "seed": 7, "threads": 2, "max_shard_size": "1GB", "components": ("vae",),
         "smoothness_threshold": 0.2, "validation": False, "interpolation": "cubic", "window": 10,
-        "coupling": 2, "smoothing": False, "optimization": False, "phase": "baseline",
+        "coupling": 2, "gain_estimator": "variance", "output_correction": False, "sequential": True,
+        "clip_search": False, "row_choice": "pooled", "smoothing": True, "optimization": False, "phase": "baseline",
     }  # fmt: skip
     config = load_config(None, given).model_dump()
     thermodynamic = config.pop("thermodynamic")
@@ -183,9 +186,32 @@ def test_every_flag_reaches_its_key() -> None:
             assert config[name] == value
     assert thermodynamic == {
         "validation": {"enabled": False, "smoothness_threshold": 0.2},
-        "smoothing": {"enabled": False, "interpolation": "cubic", "window": 10.0},
-        "optimization": {"enabled": False, "coupling": 2.0},
-    }
+        "smoothing": {"enabled": True, "interpolation": "cubic", "window": 10.0},
+        "optimization": {
+            "enabled": False, "coupling": 2.0, "gain_estimator": "variance",
+            "output_correction": False, "sequential": True,
+            "clip_search": False, "row_choice": "pooled",
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "switches"),
+    [
+        ({"phase": "baseline"}, (False, False)),
+        ({"phase": "smooth"}, (True, False)),
+        ({"phase": "optimize"}, (True, True)),
+        ({"phase": "optimize", "smoothing": False}, (False, True)),
+        ({"phase": "smooth", "optimization": True}, (True, True)),
+        ({"optimization": True}, (False, True)),
+        ({"optimization": False, "phase": "optimize"}, (True, False)),
+    ],
+)
+def test_phase_sets_both_switches_and_the_explicit_ones_win(given, switches) -> None:
+    found = load_config(None, {**given, "calibration": "c.safetensors"}).thermodynamic
+    assert (found.smoothing.enabled, found.optimization.enabled) == switches
+    names = {(False, False): "baseline", (True, False): "smooth"}
+    assert found.phase == names.get(switches, "optimize")
 
 
 def test_phase_baseline_switches_the_later_phases_off(load) -> None:
@@ -263,12 +289,20 @@ def test_where_a_setting_was_given(load, tmp_path: Path) -> None:
         ({"num_time_groups": 0}, "--num-time-groups: expected an integer of at least 1, got 0"),
         ({"max_shard_size": "x"}, "--max-shard-size: expected a size of at least one byte such as "
          "5GB, 500MB or 2GiB, got 'x'"),
-        ({"smoothing": True}, "--smoothing: expected false (this version of thermoq has Phase 1 "
-         "only), got true"),
-        ({"optimization": True}, "--optimization: expected false (this version of thermoq has "
-         "Phase 1 only), got true"),
-        ({"phase": "smooth"}, "--phase: expected baseline (this version of thermoq has Phase 1 "
-         "only), got 'smooth'"),
+        ({"smoothing": 1}, "--smoothing: expected true or false, got 1"),
+        ({"optimization": True}, "--optimization: expected a --calibration beside the phase "
+         "optimize, which `thermoq calibrate --model DIR --output CALIBRATION.safetensors` makes, "
+         "got null"),
+        ({"phase": "optimize"}, "--phase: expected a --calibration beside the phase optimize, "
+         "which `thermoq calibrate --model DIR --output CALIBRATION.safetensors` makes, got null"),
+        ({"phase": "smoother"}, "--phase: expected baseline, smooth, optimize, got 'smoother'"),
+        ({"gain_estimator": "best"}, "--gain-estimator: expected variance, unbiased, "
+         "least_squares or null, got 'best'"),
+        ({"clip_search": None, "row_choice": "best"}, "--row-choice: expected none, pooled, "
+         "per_time_group or null, got 'best'"),
+        ({"clip_search": "no"}, "--clip-search: expected true or false, got 'no'"),
+        ({"output_correction": "yes"}, "--output-correction: expected true, false or null, got "
+         "'yes'"),
         ({"calibration": 3}, "--calibration: expected the path of a calibration file, or null, "
          "got 3"),
         ({"grouping": "even"}, "--grouping: expected uniform or adaptive, got 'even'"),
@@ -345,6 +379,12 @@ BAD_VALUES = [
     (["method: hessian"], 2,
      "method: expected minmax, lsq or null (hessian needs a calibration), got 'hessian'"),
     (["method: mse"], 2, "method: expected minmax, lsq, hessian or null, got 'mse'"),
+    (["rotation: hadamard", "bit_width: 8"], 2,
+     "rotation: expected none or null (bit_width 8 is stored as q8, which is not rotated), got "
+     "'hadamard'"),
+    (["rotation: hadamard", "bit_width: 8", "layers: [{match: a, bit_width: 8}]"], 2,
+     "rotation: expected none or null (bit_width 8 is stored as q8, which is not rotated), got "
+     "'hadamard'"),
     (["rotation: random"], 2, "rotation: expected none, hadamard or null, got 'random'"),
     (["num_time_groups: 0"], 2, "num_time_groups: expected an integer of at least 1, got 0"),
     (["num_time_groups: 4.5"], 2, "num_time_groups: expected an integer of at least 1, got 4.5"),
@@ -371,10 +411,11 @@ BAD_VALUES = [
     (["thermodynamic:", "  validation: {smoothness_threshold: .nan}"], 3,
      "thermodynamic.validation.smoothness_threshold: expected a number above 0, at most 1, "
      "got nan"),
-    (["thermodynamic:", "  smoothing:", "    enabled: true"], 4, "thermodynamic.smoothing.enabled: "
-     "expected false (this version of thermoq has Phase 1 only), got true"),
+    (["thermodynamic:", "  smoothing:", "    enabled: 2"], 4, "thermodynamic.smoothing.enabled: "
+     "expected true or false, got 2"),
     (["thermodynamic: {optimization: {enabled: true}}"], 2, "thermodynamic.optimization.enabled: "
-     "expected false (this version of thermoq has Phase 1 only), got true"),
+     "expected a --calibration beside the phase optimize, which `thermoq calibrate --model DIR "
+     "--output CALIBRATION.safetensors` makes, got null"),
     (["thermodynamic: {smoothing: {interpolation: quintic}}"], 2,
      "thermodynamic.smoothing.interpolation: expected linear, cubic or sigmoid, got 'quintic'"),
     (["thermodynamic: {smoothing: {window: 0}}"], 2,
@@ -429,6 +470,9 @@ GOOD_VALUES = [
     ["super_block: 384", "layers: [{match: a, group_size: 32, bit_width: 8}]"],
     ["encoding: affine", "layers: [{match: a, encoding: coded}]"],
     ["rotation: hadamard"],
+    ["rotation: hadamard", "target_bits: 3.0"],
+    ["rotation: hadamard", "bit_width: 8", "layers: [{match: a, bit_width: 4}]"],
+    ["rotation: none", "bit_width: 8"],
     ["rotation: none", "method: minmax"],
     ["calibration: c.safetensors", "method: hessian", "scale_bits: 3", "rotation: none"],
 ]

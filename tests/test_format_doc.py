@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import calibrations
 import models
 import numpy as np
 import pytest
@@ -16,14 +18,21 @@ import thermoq
 from conftest import Run
 from safetensors.numpy import save_file
 from thermoq import _core
-from thermoq.checkpoint.manifest import (
+from thermoq.checkpoint.late_shard import add_output_correction
+from thermoq.checkpoint.manifest import CopiedTensor, Manifest, QuantizedTensor
+from thermoq.checkpoint.quantized import open_quantized
+from thermoq.checkpoint.trajectory_entries import (
+    CORRECTION_KINDS,
     SCHEDULE_KINDS,
-    CopiedTensor,
-    Manifest,
-    QuantizedTensor,
+    OutputCorrectionEntry,
     ScheduleEntry,
+    SmoothingEntry,
     TimeGroupTable,
 )
+from thermoq.output_correction import OutputCorrection
+from thermoq.schedule import uniform_time_groups
+from thermoq.terms import INTERPOLATIONS, PHASES
+from thermoq.time_parameters import activation_at
 from thermoq.weights import Matrix, QuantizedMatrix, Scheme, dequantize, quantize
 
 DOCUMENT = (Path(__file__).parents[1] / "docs/format.md").read_text(encoding="utf-8")
@@ -32,13 +41,19 @@ Reader = Callable[[Path, str], np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def read_tensor() -> Reader:
-    """The function that the document ends with."""
-    (block,) = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.M | re.S)
-    assert len(block.splitlines()) <= 70
+def functions() -> dict[str, Any]:
+    """What the document ends with."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.M | re.S)
+    assert [len(block.splitlines()) <= 70 for block in blocks] == [True, True]
     namespace: dict[str, Any] = {}
-    exec(compile(block, "docs/format.md", "exec"), namespace)
-    function: Reader = namespace["read_tensor"]
+    exec(compile("\n".join(blocks), "docs/format.md", "exec"), namespace)
+    return namespace
+
+
+@pytest.fixture(scope="module")
+def read_tensor(functions: dict[str, Any]) -> Reader:
+    """The document's function for weights."""
+    function: Reader = functions["read_tensor"]
     return function
 
 
@@ -297,14 +312,16 @@ def test_every_key_is_described(quantized: Quantized) -> None:
     entry = json.loads((run.output / "config.json").read_text())["quantization_config"]
     keys = {
         *(key
-          for model in (Manifest, TimeGroupTable, ScheduleEntry, CopiedTensor, QuantizedTensor)
+          for model in (Manifest, TimeGroupTable, ScheduleEntry, SmoothingEntry,
+                        OutputCorrectionEntry, CopiedTensor, QuantizedTensor)
           for key in model.model_fields),
         *entry,
         "tensors_sha256",
     }  # fmt: skip
     missing = {key for key in keys if f"`{key}`" not in DOCUMENT}
     assert missing == set()
-    assert all(f'`"{kind}"`' in DOCUMENT for kind in SCHEDULE_KINDS)
+    kinds = (*SCHEDULE_KINDS, *INTERPOLATIONS, *CORRECTION_KINDS, *PHASES)
+    assert [kind for kind in kinds if f'`"{kind}"`' not in DOCUMENT] == []
 
 
 def test_the_lines_of_the_checksum(run: Run) -> None:
@@ -317,7 +334,8 @@ def test_the_lines_of_the_checksum(run: Run) -> None:
 
 def test_keys_are_present_where_the_tables_say(run: Run) -> None:
     manifest = json.loads((run.output / run.component / "thermoq.json").read_text())
-    always = Manifest.model_fields.keys() - {"activation_bits"}  # that of a calibrated run
+    of_calibrated = {"activation_bits", "smoothing", "output_correction", "timestep_table"}
+    always = Manifest.model_fields.keys() - of_calibrated
     assert manifest.keys() == {*always, "tensors_sha256"}
     everywhere = {"encoding", "shape", "source_dtype"}
     of_matrices = {"layer_class", "bit_width", "group_size", "row_dimension"}
@@ -363,3 +381,111 @@ def test_stored_tensors_are_those_of_the_table(run: Run) -> None:
         else:
             expected[f"{name}.codes"] = ("I8", (rows, cols))
     assert {name: tensor[:2] for name, tensor in stored.items()} == expected
+
+
+@pytest.fixture(scope="module")
+def optimized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, float | None], Path]:
+    """A DiT of phase optimize with a schedule; without a window piecewise constant."""
+    root = tmp_path_factory.mktemp("optimized")
+    source = models.MAKERS["dit"](root / "dit", "F32")
+    calibrations.calibrated(source, root / "c.safetensors", rows_per_bin=24)
+    bias = np.random.default_rng(1).standard_normal((7, 4)).astype(np.float16)
+    gain = np.linspace(0.5, 1.5, 7).astype(np.float16)
+    correction = OutputCorrection(
+        uniform_time_groups(1000, 7), "channel", gain.astype(np.float32), bias.astype(np.float32)
+    )
+
+    @functools.cache
+    def make(interpolation: str, window: float | None) -> Path:
+        output = root / f"{interpolation}-{window}"
+        thermoq.quantize(
+            source, output, method="lsq", phase="optimize", output_correction=False,
+            calibration=root / "c.safetensors", interpolation=interpolation,
+            window=window, smoothing=window is not None,
+        )  # fmt: skip
+        add_output_correction(open_quantized(output)[1][0], correction)
+        thermoq.verify(output)
+        return output
+
+    return make
+
+
+TIMESTEPS = [999.5, 999, 874.1, 812.25, 749.0, 748.75, 500, 499, 401.5, 250, 249, 3.25, 0.0]
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("window", [None, 30.5, 125.0])
+def test_the_lines_find_time_parameters(
+    functions: dict[str, Any],
+    optimized: Callable[[str, float | None], Path],
+    interpolation: str,
+    window: float | None,
+) -> None:
+    """Bit for bit what the library finds, at any timestep."""
+    folder = optimized(interpolation, window)
+    (component,) = open_quantized(folder)[1]
+    schedule = component.schedule()
+    seen = set()
+    for name, entry in component.manifest.tensors.items():
+        activation, rows = component.activation(name), component.rows(name)
+        for timestep in TIMESTEPS:
+            found = functions["time_parameters"](folder / "transformer", name, timestep)
+            group, fraction = schedule.blend(timestep)
+            seen.add(fraction > 0)
+            expected: list[Any] = [None] * 4
+            if activation is not None:
+                bits = component.manifest.activation_bits or 0
+                scales, points = activation.scale, activation.zero_point
+                expected[:2] = activation_at(scales, points, bits, group, fraction)
+            if rows is not None:
+                expected[2:] = rows.at(group, fraction)
+                assert isinstance(entry, QuantizedTensor)
+                assert found[2].shape == (entry.shape[entry.row_dimension],)
+            for one, other in zip(found, expected, strict=True):
+                assert (one is None) == (other is None)
+                if one is not None:
+                    assert one.dtype == np.float32
+                    assert one.tobytes() == np.asarray(other, np.float32).tobytes()
+    assert seen == ({False} if window is None else {False, True})
+
+
+def test_the_lines_find_the_correction(
+    functions: dict[str, Any], optimized: Callable[[str, float | None], Path]
+) -> None:
+    folder = optimized("linear", None)
+    correction = open_quantized(folder)[1][0].output_correction()
+    assert correction is not None
+    for timestep in TIMESTEPS:
+        gain, bias = functions["output_correction"](folder / "transformer", timestep)
+        expected, shift = correction.at(timestep)
+        assert gain == expected
+        assert np.array_equal(bias, shift)
+
+
+def test_the_lines_refuse_what_they_do_not_know(
+    functions: dict[str, Any], optimized: Callable[[str, float | None], Path], tmp_path: Path
+) -> None:
+    folder = optimized("linear", 30.5) / "transformer"
+    name = "transformer_blocks.0.attn1.to_q.weight"
+    for outside in (-1, 1000):
+        with pytest.raises(ValueError, match=f"timestep {outside} is outside of the trajectory"):
+            functions["time_parameters"](folder, name, outside)
+    for path in models.safetensors_files(folder):
+        (tmp_path / path.name).symlink_to(path)
+    manifest = json.loads((folder / "thermoq.json").read_text())
+    manifest["smoothing"]["interpolation"] = "quintic"
+    manifest["output_correction"]["kind"] = "pixel"
+    (tmp_path / "thermoq.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="unknown interpolation quintic"):
+        functions["time_parameters"](tmp_path, name, 740)
+    with pytest.raises(ValueError, match="unknown correction pixel"):
+        functions["output_correction"](tmp_path, 740)
+
+
+def test_a_plain_checkpoint_has_no_time_parameters(
+    functions: dict[str, Any], quantized: Quantized
+) -> None:
+    folder = quantized("dit", "F32").output / "transformer"
+    name = "transformer_blocks.0.attn1.to_q.weight"
+    assert functions["time_parameters"](folder, name, 5) == (None, None, None, None)
+    assert functions["output_correction"](folder, 5) == (None, None)

@@ -11,6 +11,7 @@ import thermoq
 from conftest import Run
 from safetensors_files import write_header
 from thermoq.errors import InputError, UsageError
+from thermoq.inspection import Inspection
 
 Quantized = Callable[[str, str], Run]
 
@@ -88,6 +89,29 @@ def test_settings_change_the_plan(quantized: Quantized, tmp_path: Path) -> None:
     assert {t.bit_width for t in thermoq.inspect(source, bit_width=8).tensors} == {8, None}
     with pytest.raises(UsageError, match="--bit-width: expected 2, 4 or 8, got 3"):
         thermoq.inspect(source, bit_width=3)
+
+
+def test_rotated_tensors(quantized: Quantized, tmp_path: Path) -> None:
+    source = quantized("dream", "BF16").source
+    rotated = [
+        {tensor.name for tensor in found.tensors if tensor.rotation == "hadamard"}
+        for found in (
+            thermoq.inspect(source, rotation="hadamard"),
+            _quantized_with_rotation(source, tmp_path / "out"),
+        )
+    ]
+    assert rotated[0] == rotated[1]
+    assert "model.layers.0.mlp.up_proj.weight" in rotated[0]
+    assert "model.embed_tokens.weight" not in rotated[0]
+    assert {tensor.rotation for tensor in thermoq.inspect(source).tensors} == {None}
+
+
+def _quantized_with_rotation(source: Path, output: Path) -> Inspection:
+    report = thermoq.quantize(source, output, rotation="hadamard")
+    found = thermoq.inspect(output)
+    by_name = {tensor.name: tensor.rotation for tensor in found.tensors}
+    assert {row.name: row.rotation for row in report.layers}.items() <= by_name.items()
+    return found
 
 
 def test_an_extra_component(quantized: Quantized, tmp_path: Path) -> None:

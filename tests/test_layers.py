@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from thermoq.layer_rules import LayerRule
 from thermoq.layers import bits_for, classify, resolve, unmatched
-from thermoq.settings import LayerRule
 from thermoq.terms import LAYER_CLASSES
 
 

@@ -44,6 +44,7 @@ def assert_told(plan: thermoq.QuantizationPlan, report: thermoq.Report) -> None:
     assert plan.bits_per_weight_component == sizes.bits_per_weight_component
     assert plan.compression_ratio == report.compression_ratio
     assert plan.method == report.method
+    assert plan.prediction_note is None
     assert plan.relative_squared_error == pytest.approx(report.relative_squared_error, rel=1e-6)
     rows = {(row.component, row.name): row for row in report.layers}
     for tensor in plan.tensors:
@@ -51,10 +52,13 @@ def assert_told(plan: thermoq.QuantizationPlan, report: thermoq.Report) -> None:
         assert (row is None) == (tensor.encoding is None)
         if row is None:
             continue
-        for key in ("encoding", "bit_width", "group_size", "super_block", "scale_bits", "same_as"):
+        for key in ("encoding", "bit_width", "group_size", "super_block", "scale_bits", "rotation",
+                    "same_as"):  # fmt: skip
             assert getattr(tensor, key) == getattr(row, key), tensor.name
         assert (tensor.minimum_bits, tensor.stored_bytes) == (row.minimum_bits, row.stored_bytes)
-        assert tensor.relative_squared_error == pytest.approx(row.relative_squared_error, rel=1e-6)
+        # Of the rotated matrix, where the report's is of the one that was turned back in f32.
+        close = pytest.approx(row.relative_squared_error, rel=1e-6, abs=1e-11 * bool(row.rotation))
+        assert tensor.relative_squared_error == close
     assert rows == {}
     for told, got in zip(plan.layer_classes, report.layer_classes, strict=True):
         for key in ("layer_class", "num_tensors", "num_weights", "source_bytes", "stored_bytes"):
@@ -80,6 +84,8 @@ def assert_told(plan: thermoq.QuantizationPlan, report: thermoq.Report) -> None:
         {"bit_width": 4, "method": "minmax"},
         {"target_bits": 5.5},
         {"target_bits": 5.5, "encoding": "affine", "max_shard_size": "20KB"},
+        {"encoding": "affine", "rotation": "hadamard"},
+        {"target_bits": 5.5, "rotation": "hadamard"},
     ],
     ids=str,
 )

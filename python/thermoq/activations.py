@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from thermoq.calibration.activation import measured_parameters
 from thermoq.calibration.file import Calibration, layer_name, read_calibration
 from thermoq.calibration.grouping import first_bins_of, groups_of_bins, time_groups_from
 from thermoq.calibration.matching import check_model
+from thermoq.calibration.noise import most_different, noise_levels, timesteps_of_levels
+from thermoq.calibration.statistics import CalibratedInput
 from thermoq.checkpoint import Checkpoint, MappedFiles
 from thermoq.checkpoint.untrusted import bad_file, shown
 from thermoq.config import QuantizationConfig
+from thermoq.errors import UsageError
 from thermoq.hessian import DAMPING
 from thermoq.plan import ComponentPlan, TensorPlan, check_names, plan_component
 from thermoq.schedule import NoiseSchedule, TimeGroups
 from thermoq.summary import LayerResult, runs_along_the_trajectory
 from thermoq.time_parameters import TimeParameters
+from thermoq.weights import matrix_shape
 
 _NAMED_LAYERS = 5
+_ROWS_A_PASS = 2
 
 
 @dataclass(frozen=True)
@@ -37,23 +43,59 @@ class Activations:
     parameters: Mapping[tuple[str, str], TimeParameters] = field(repr=False)
     not_measured: tuple[str, ...]
 
-    def planned(self, plan: ComponentPlan) -> ComponentPlan:
+    def planned(self, plan: ComponentPlan, *, optimizes: bool = False) -> ComponentPlan:
         """Return `plan` with room for the activation parameters.
 
-        Raises InputError for a tensor of the source that has the name of one of them.
+        `optimizes`: in a late shard, and with room for the most row gains and biases that an
+        optimization may add. Raises InputError for a tensor of the source that has the name of one
+        of them.
         """
         count, component = len(self.time_groups), plan.component.name
         tensors = tuple(
-            replace(tensor, num_time_groups=count)
+            replace(
+                tensor,
+                num_time_groups=count,
+                num_row_sets=count if optimizes and self.fits_rows(component, tensor) else 0,
+            )
             if (component, tensor.tensor.name) in self.parameters
             else tensor
             for tensor in plan.tensors
         )
         check_names(tensors)
-        return replace(plan, tensors=tensors)
+        has_some = any(tensor.num_time_groups for tensor in tensors)
+        return replace(plan, tensors=tensors, late_shard=optimizes and has_some)
+
+    def input_of(self, component: str, plan: TensorPlan) -> CalibratedInput | None:
+        """Return what the calibration knows of a layer's inputs, if that is in its columns."""
+        source = self.calibration.input_of(layer_name(component, plan.tensor.name))
+        _, num_columns = matrix_shape(plan.tensor.shape, plan.layer.row_dimension)
+        return source if source is not None and source.num_columns == num_columns else None
+
+    def fits_rows(self, component: str, plan: TensorPlan) -> bool:
+        """Tell whether a layer's rows may get gains and biases: if enough inputs were kept.
+
+        Not those of embedders and modulation, which see one input a sample and step, with guidance
+        two: a handful that differ along the trajectory and by nothing else.
+        """
+        source = self.input_of(component, plan)
+        if source is None or not source.num_rows.any():
+            return False
+        description = self.calibration.description
+        passes = description.num_samples * description.steps
+        return int(source.count.sum()) > _ROWS_A_PASS * passes
+
+    @cached_property
+    def groups_of_bins(self) -> list[slice]:
+        """The calibration's bins of each time group."""
+        starts = list(self.calibration.description.bin_starts)
+        first_bins = [starts.index(start) for start in self.time_groups.starts]
+        return groups_of_bins(first_bins, self.calibration.num_bins)
 
     def warnings(self) -> list[str]:
-        """Return a line that names the layers without activation parameters, if there are any."""
+        """Return a line on layers without activation parameters, and one on bins without inputs."""
+        return [*self._layers_left_out(), *self._bins_left_out()]
+
+    def _layers_left_out(self) -> list[str]:
         if not self.not_measured:
             return []
         names = ", ".join(self.not_measured[:_NAMED_LAYERS])
@@ -63,6 +105,21 @@ class Activations:
         return [
             f"calibration: {count} {'layer was' if count == 1 else 'layers were'} not reached or "
             f"left out, and {'has' if count == 1 else 'have'} no time parameters: {names}{rest}"
+        ]
+
+    def _bins_left_out(self) -> list[str]:
+        empty = self.calibration.empty_bins
+        if not empty:
+            return []
+        starts = self.calibration.description.bin_starts
+        groups = [self.time_groups.group_of(start) for start in starts]
+        guessed = set(groups) - {groups[bin] for bin in {*range(len(groups))} - {*empty}}
+        whole = f"; {len(guessed)} of {len(self.time_groups)} time groups have no other bins"
+        return [
+            f"calibration: no forward pass came to {len(empty)} of {len(starts)} time bins, which "
+            f"take the ranges of the nearest others{whole if guessed else ''}; `thermoq calibrate` "
+            f"with more --steps (these were {self.calibration.description.steps}) or fewer --bins "
+            "leaves fewer empty"
         ]
 
 
@@ -111,9 +168,9 @@ def measured_activations(
     """
     if config.calibration is None:
         return None
-    path = Path(config.calibration)
+    (path,) = calibration_files(config)
     written = read_calibration(path)
-    _check_schedule(path, written, schedule)
+    _check_schedule(path, written, schedule, named=checkpoint.scheduler_config is not None)
     layers = layers_along_the_trajectory(checkpoint, config)
     if config.num_time_groups > written.num_bins:  # before the weights are read
         first_bins_of(written, config.num_time_groups, "uniform", {})
@@ -142,6 +199,16 @@ def measured_activations(
     )
 
 
+def calibration_files(config: QuantizationConfig) -> tuple[Path, ...]:
+    """Return the calibration of a run, if it has one. Raises UsageError for a directory."""
+    if config.calibration is None:
+        return ()
+    path = Path(config.calibration)
+    if path.is_dir():
+        raise UsageError(f"--calibration: expected a file, got a directory, {path}")
+    return (path,)
+
+
 def layers_along_the_trajectory(
     checkpoint: Checkpoint, config: QuantizationConfig
 ) -> dict[tuple[str, str], TensorPlan]:
@@ -157,13 +224,29 @@ def layers_along_the_trajectory(
     }
 
 
-def _check_schedule(path: Path, calibration: Calibration, schedule: NoiseSchedule) -> None:
+def _check_schedule(
+    path: Path, calibration: Calibration, schedule: NoiseSchedule, *, named: bool
+) -> None:
+    """Refuse a calibration over another noise schedule than the model's.
+
+    `named`: the checkpoint has a scheduler. Without one a schedule may be assumed, which is no
+    reason to refuse a denoiser that was calibrated beside its scheduler and is now alone.
+    """
     description = calibration.description
+    wanted = f"expected a calibration over the model's noise schedule ({schedule.description})"
     expected = schedule.kind, schedule.num_timesteps
     got = description.schedule_kind, description.num_timesteps
     if expected != got:
+        raise bad_file(path, f"{wanted}, got {shown(got[0])} with {got[1]} timesteps")
+    if description.noise_levels is None or (schedule.assumed and not named):
+        return
+    levels = noise_levels(schedule)
+    where = most_different(levels, description.noise_levels)
+    if where is not None:
+        timestep = timesteps_of_levels(schedule.num_timesteps)[where]
         raise bad_file(
             path,
-            f"expected a calibration over the model's noise schedule ({schedule.description}), got "
-            f"{shown(got[0])} with {got[1]} timesteps",
+            f"{wanted}, got one over {shown(description.schedule)}: at timestep {timestep:g} its "
+            f"noise variance is {description.noise_levels[where]:.4g}, the model's "
+            f"{levels[where]:.4g}; calibrate again",
         )

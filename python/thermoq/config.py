@@ -17,11 +17,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from thermoq.errors import UsageError
-from thermoq.settings import (
-    PHASE_1_ONLY,
-    LayerRule,
+from thermoq.layer_rules import LayerRule
+from thermoq.settings import QuantizationConfig
+from thermoq.terms import PHASES
+from thermoq.thermodynamic_settings import (
     OptimizationSettings,
-    QuantizationConfig,
     SmoothingSettings,
     ThermodynamicSettings,
     ValidationSettings,
@@ -34,7 +34,10 @@ __all__ = ["LayerRule", "QuantizationConfig", "load_config"]
 _THERMODYNAMIC_KEYS = {
     "validation": ("smoothness_threshold",),
     "smoothing": ("interpolation", "window"),
-    "optimization": ("coupling",),
+    "optimization": (
+        *("coupling", "gain_estimator", "clip_search", "row_choice"),
+        *("output_correction", "sequential"),
+    ),
 }
 _FLAGS: dict[str, KeyPath] = {
     **{key: (key,) for key in QuantizationConfig.model_fields if key not in ("thermodynamic",)},
@@ -120,9 +123,12 @@ def _flag_values(overrides: Mapping[str, object]) -> list[tuple[KeyPath, object,
     values: list[tuple[KeyPath, object, str]] = []
     phase = overrides.get("phase")
     if phase is not None:
-        if phase != "baseline":
-            raise UsageError(f"--phase: expected baseline ({PHASE_1_ONLY}), got {_got(phase)}")
-        values += [(_FLAGS[part], False, "--phase") for part in ("smoothing", "optimization")]
+        if phase not in PHASES:
+            raise UsageError(f"--phase: expected {', '.join(PHASES)}, got {_got(phase)}")
+        values += [
+            (_FLAGS["smoothing"], phase != "baseline", "--phase"),
+            (_FLAGS["optimization"], phase == "optimize", "--phase"),
+        ]
     for name, value in overrides.items():
         if name == "phase" or value is None or (isinstance(value, (list, tuple)) and not value):
             continue

@@ -9,12 +9,14 @@ from thermoq.activations import Activations, measured_activations
 from thermoq.build import build_info, version
 from thermoq.checkpoint import Checkpoint, MappedFiles, open_checkpoint
 from thermoq.config import QuantizationConfig, load_config
-from thermoq.forecast import Forecast, forecast
+from thermoq.error_curves import predicted_by
+from thermoq.forecast import Forecast, forecast, prediction_note
+from thermoq.phases import check_phases
 from thermoq.plan import (
     TensorPlan,
-    copied_warnings,
     pattern_warnings,
     plan_component,
+    plan_warnings,
     weight_files,
 )
 from thermoq.progress import NoProgress, Progress
@@ -34,20 +36,23 @@ def plan_quantization(
 ) -> QuantizationPlan:
     """Tell what `quantize` with the same arguments would write, and write nothing.
 
-    Bytes are exact. Errors are those of about 2^17 weights of each tensor, or of all of a smaller
-    one, so that the plan of a large model takes a fraction of the run's time.
+    Bytes are exact; of phase optimize they are the most there can be. Errors are those of about
+    2^17 weights of each tensor, or of all of a smaller one, so that the plan of a large model takes
+    a fraction of the run's time.
 
     Raises UsageError and InputError as `quantize` does.
     """
     build_info()  # a wrong THERMOQ_SIMD is told before anything else
     resolved = load_config(Path(config) if isinstance(config, str) else config, settings)
+    check_phases(resolved)
     checkpoint = open_checkpoint(Path(model), resolved.components)
     with MappedFiles() as files:
         plans = [plan_component(part, resolved, files) for part in checkpoint.components]
         schedule = schedule_for(checkpoint.scheduler_config, checkpoint.components[0].config)
         activations = measured_activations(checkpoint, schedule, resolved, files)
         if activations is not None:
-            plans = [activations.planned(plan) for plan in plans]
+            optimizes = resolved.thermodynamic.optimization.enabled
+            plans = [activations.planned(plan, optimizes=optimizes) for plan in plans]
         found = forecast(plans, resolved, files, Stopwatch(), progress or NoProgress())
     return _plan(checkpoint, resolved, activations, found)
 
@@ -72,6 +77,8 @@ def _plan(
         thermoq_version=version(),
         model_name=checkpoint.name,
         method=config.resolved_method,
+        predicted_by=predicted_by(config),
+        prediction_note=prediction_note(config),
         target_bits=config.target_bits,
         max_size_bytes=config.max_size_bytes,
         source_bytes=source_bytes,
@@ -87,14 +94,26 @@ def _plan(
         squared_error=error.squared_error if error else 0.0,
         relative_squared_error=error.relative_squared_error if error else None,
         layer_classes=_classes(tensors, found),
-        tensors=[_tensor(component, plan, found) for component, plan in tensors],
+        tensors=[_tensor(component, plan, config, found) for component, plan in tensors],
         warnings=[
             *checkpoint.notes,
             *pattern_warnings(checkpoint, config),
             *(activations.warnings() if activations else []),
-            *copied_warnings(found.plans),
+            *_row_notes(found),
+            *plan_warnings(found.plans, config),
         ],
     )
+
+
+def _row_notes(found: Forecast) -> list[str]:
+    """Return a line where sizes are bounds, as only a run tells which rows get parameters."""
+    most = [plan.row_bytes for part in found.plans for plan in part.tensors]
+    if not any(most):
+        return []
+    return [
+        f"sizes count the most that optimize may store for rows, {sum(most):,} bytes of gains and "
+        "biases for each time group; the output correction's few are left out"
+    ]
 
 
 def _classes(tensors: Sequence[tuple[str, TensorPlan]], found: Forecast) -> list[PlannedClass]:
@@ -122,7 +141,9 @@ def _classes(tensors: Sequence[tuple[str, TensorPlan]], found: Forecast) -> list
     return rows
 
 
-def _tensor(component: str, plan: TensorPlan, found: Forecast) -> PlannedTensor:
+def _tensor(
+    component: str, plan: TensorPlan, config: QuantizationConfig, found: Forecast
+) -> PlannedTensor:
     scheme, error = plan.scheme, found.error_of([(component, plan)])
     return PlannedTensor(
         name=plan.tensor.name,
@@ -138,6 +159,7 @@ def _tensor(component: str, plan: TensorPlan, found: Forecast) -> PlannedTensor:
         super_block=scheme.super_block or None if scheme else None,
         scale_bits=scheme.scale_bits or None if scheme else None,
         minimum_bits=scheme.minimum_bits or None if scheme else None,
+        rotation=plan.rotation_kind(config),
         source_bytes=plan.tensor.nbytes,
         stored_bytes=plan.stored_bytes,
         squared_error=error.squared_error if error else None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,12 @@ from thermoq.checkpoint import MappedFiles
 from thermoq.checkpoint.untrusted import naming
 from thermoq.config import QuantizationConfig
 from thermoq.encodings import AFFINE_GROUP_SIZE
+from thermoq.methods import rotated
 from thermoq.plan import ComponentPlan, TensorPlan
 from thermoq.progress import Progress
 from thermoq.provenance import Stopwatch
+from thermoq.rotation import Rotation
+from thermoq.terms import PredictingMethod
 from thermoq.weights import Matrix, Scheme, WeightError, as_matrix, quantize
 
 SAMPLED_WEIGHTS = 2**17
@@ -87,12 +89,18 @@ def _measured(
     tensor = plan.tensor
     stored = files.bytes(tensor), tensor.dtype, tensor.shape, plan.layer.row_dimension
     sample = sampled_rows(*stored)
+    method = predicted_by(config)
 
     def errors(matrix: Matrix) -> list[WeightError]:
-        method: Literal["minmax", "lsq"]
-        method = "minmax" if config.resolved_method == "minmax" else "lsq"
-        threads = config.threads
-        return [quantize(matrix, one, method=method, threads=threads)[1] for one in plan.candidates]
+        turned: dict[Rotation, Matrix] = {}  # one at most, for all candidates of 2 and 4 bits
+        found = []
+        for scheme in plan.candidates:
+            rotation = replace(plan, scheme=scheme).rotation(config)
+            if rotation is not None and rotation not in turned:
+                turned[rotation] = rotated(matrix, rotation, config.threads)
+            one = matrix if rotation is None else turned[rotation]
+            found.append(quantize(one, scheme, method=method, threads=config.threads)[1])
+        return found
 
     found = errors(sample)
     energy, factor = found[0].source_energy, 1.0
@@ -109,6 +117,11 @@ def _measured(
         for scheme, error in zip(plan.candidates, found, strict=True)
     )
     return MeasuredTensor(ErrorCurve(candidates, float(uses)), energy)
+
+
+def predicted_by(config: QuantizationConfig) -> PredictingMethod:
+    """Return the method whose weight errors are measured: `hessian` would take too long."""
+    return "minmax" if config.resolved_method == "minmax" else "lsq"
 
 
 def sampled_rows(

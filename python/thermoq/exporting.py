@@ -126,6 +126,26 @@ def export(
     return _export_dense(Path(directory), Path(target), dtype, overwrite, settings, progress)
 
 
+def dropped_time_parameters(directory: Path | str) -> str | None:
+    """Return what a dense checkpoint of `directory` leaves out; None if that is nothing.
+
+    Dense checkpoints are weights alone: loaders of others know no time parameters, and a gain that
+    varies along the trajectory is part of no weight.
+    """
+    _, components = open_quantized(Path(directory))
+    names = [(part, name) for part in components for name in part.manifest.tensors]
+    kinds = (
+        ("activation parameters", sum(bool(part.activation_parts(name)) for part, name in names)),
+        ("row gains and biases", sum(bool(part.row_parts(name)) for part, name in names)),
+    )
+    dropped = [
+        f"{kind} of {count} {'layer' if count == 1 else 'layers'}" for kind, count in kinds if count
+    ]
+    if any(part.output_parts() for part in components):
+        dropped.append("the output correction")
+    return "; ".join(dropped) or None
+
+
 def _refuse(format: str, flags: dict[str, object]) -> None:
     for flag, value in flags.items():
         if value is not None:

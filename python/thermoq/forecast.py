@@ -58,6 +58,21 @@ class Forecast:
         return [(part.component.name, plan) for part in self.plans for plan in part.tensors]
 
 
+def prediction_note(config: QuantizationConfig) -> str | None:
+    """Return what keeps predicted errors from being those of the run; None if nothing does."""
+    if config.calibration is None or config.resolved_method == "minmax":
+        return None
+    if config.resolved_method == "hessian":
+        return (
+            "weight error by lsq; hessian trades weight error for output error, which is measured "
+            "in the run"
+        )
+    return (
+        "weight error with all columns alike; with a calibration lsq weighs them by their inputs, "
+        "and the output error is measured in the run"
+    )
+
+
 def forecast(
     plans: Sequence[ComponentPlan],
     config: QuantizationConfig,

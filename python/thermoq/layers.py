@@ -17,7 +17,7 @@ from thermoq.terms import LayerClass
 
 if TYPE_CHECKING:  # settings.py needs pydantic, this module does not
     from thermoq.encodings import MatrixEncoding
-    from thermoq.settings import LayerRule
+    from thermoq.layer_rules import LayerRule
 
 QUANTIZABLE_DTYPES = ("F32", "F16", "BF16")
 UNRECOGNISED = "not a layer weight (name does not end in weight)"

@@ -117,10 +117,19 @@ def _least_squares(
     weights: Floats, scheme: Scheme, rows: Floats | None, threads: int
 ) -> QuantizedMatrix:
     """Fit rotated weights, which may lie beyond f16's range where the source did not."""
-    inside = np.clip(weights, -MAX_MAGNITUDE, MAX_MAGNITUDE).astype(np.float32)
-    matrix = Matrix(inside.reshape(-1).view(np.uint8), "F32", *inside.shape)
+    matrix = _within_range(weights)
     moments = None if rows is None else np.square(rows).mean(axis=0)
     return quantize(matrix, scheme, method="lsq", importances=moments, threads=threads)[0]
+
+
+def rotated(matrix: Matrix, rotation: Rotation, threads: int = 0) -> Matrix:
+    """Return the weights as `lsq` gets them with a rotation; raises InputError as it would."""
+    return _within_range(rotation.forward(_checked(matrix, threads), threads))
+
+
+def _within_range(weights: Floats) -> Matrix:
+    inside = np.clip(weights, -MAX_MAGNITUDE, MAX_MAGNITUDE).astype(np.float32)
+    return Matrix(inside.reshape(-1).view(np.uint8), "F32", *inside.shape)
 
 
 def _checked(matrix: Matrix, threads: int) -> Floats:

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from thermoq.activations import Activations, measured_activations, sample_warnings
-from thermoq.assessment import Run
-from thermoq.build import build_info, version
-from thermoq.checkpoint import Checkpoint, MappedFiles, open_checkpoint, stored_tensors
-from thermoq.checkpoint.atomic_directory import check_target, new_directory, sync_tree
-from thermoq.checkpoint.carry import QUANTIZATION_KEY, carry_files, tree_bytes
-from thermoq.checkpoint.manifest import (
-    Manifest,
-    ScheduleEntry,
-    TimeGroupTable,
-    version_for,
-    write_manifest,
+from thermoq.activations import (
+    Activations,
+    calibration_files,
+    measured_activations,
+    sample_warnings,
 )
+from thermoq.build import build_info
+from thermoq.checkpoint import Checkpoint, MappedFiles, open_checkpoint
+from thermoq.checkpoint.atomic_directory import check_target, new_directory, sync_tree
+from thermoq.checkpoint.carry import carry_files, tree_bytes
 from thermoq.config import QuantizationConfig, load_config
-from thermoq.errors import InputError, UsageError
+from thermoq.errors import UsageError
 from thermoq.fingerprint import Fingerprint
 from thermoq.forecast import Forecast, forecast
 from thermoq.invocation import Invocation, from_python
-from thermoq.plan import copied_warnings, pattern_warnings, plan_component, weight_files
+from thermoq.next_commands import Run
+from thermoq.output_step import CorrectedOutputs, correct_outputs, wants_correction
+from thermoq.phases import check_phases, estimator_of, is_sequential, phase_warnings, smoothing_of
+from thermoq.plan import pattern_warnings, plan_component, plan_warnings
 from thermoq.progress import NoProgress, Progress
 from thermoq.provenance import Stopwatch, describe
 from thermoq.report.atomic import check_writable, stage_text
-from thermoq.report.model import Report, Sizes
-from thermoq.reporting import Trajectory, build_report, report_for_manifest, validate
+from thermoq.report.model import Report
+from thermoq.reporting import build_report, report_for_manifest
+from thermoq.run_files import ManifestWriter, component_configs, sizes_of
 from thermoq.schedule import NoiseSchedule, schedule_for, uniform_time_groups
+from thermoq.sequential_step import SequentialRun, fit_sequentially
 from thermoq.size_budget import headline_settings
 from thermoq.staging import Staging, final_path, published_together
-from thermoq.summary import sizes
+from thermoq.time_work import TimeWorker
+from thermoq.validation import Trajectory, Validated, validate
 from thermoq.work import ComponentResult, Worker
 
 
@@ -113,9 +115,10 @@ def quantize(
     resolved = load_config(Path(config) if isinstance(config, str) else config, settings)
     if started.verb == "baseline" and resolved.has_budget:
         raise UsageError("baseline: expected no target_bits and max_size, which `quantize` has")
+    check_phases(resolved)
     with stopwatch.measure("plan_s"):
         checkpoint = open_checkpoint(source, resolved.components)
-        inputs = (source, *([Path(resolved.calibration)] if resolved.calibration else []))
+        inputs = (source, *calibration_files(resolved))
         check_target(target, overwrite=overwrite, inputs=inputs)
         paths.check(*inputs, target)
         schedule = schedule_for(checkpoint.scheduler_config, checkpoint.components[0].config)
@@ -143,6 +146,8 @@ def quantize(
             lsq_fits=resolved.fits_lsq,
             command=started.verb,
             carried=started.carried,
+            phase=resolved.thermodynamic.phase,
+            encoding=resolved.encoding_choice.encoding_of(resolved.bit_width),
             writes_report=report is not None,
             writes_html_report=html_report is not None,
         ),
@@ -162,16 +167,21 @@ def baseline(
 ) -> Report:
     """Quantize with `minmax` and measure Phase 1's metrics; arguments as for `quantize`.
 
-    Raises as `quantize` does, and UsageError for another `method`.
+    Raises as `quantize` does, and UsageError for another `method` or phase.
     """
     if method not in (None, "minmax"):
         raise UsageError(f"baseline: expected method minmax, got {method}")
+    if arguments.get("phase", "baseline") not in (None, "baseline"):
+        raise UsageError(f"baseline: expected phase baseline, got {arguments['phase']}")
+    for switch in ("smoothing", "optimization"):
+        if arguments.get(switch):
+            raise UsageError(f"baseline: expected no {switch}, got true")
     if arguments.get("invocation") is None:
         settings = {key: value for key, value in arguments.items() if key not in _NO_SETTINGS}
         arguments["invocation"] = from_python(
             "baseline", model, output, arguments.get("config"), settings
         )
-    return quantize(model, output, method="minmax", **arguments)
+    return quantize(model, output, method="minmax", **{**arguments, "phase": "baseline"})
 
 
 _NO_SETTINGS = ("config", "report", "html_report", "overwrite", "progress", "invocation")
@@ -195,11 +205,15 @@ class _Job:
         results, foretold = self._work(temporary, fingerprint, progress)
         headline = headline_settings(self.config, [result.plan for result in results])
         with self.stopwatch.measure("write_s"):
-            carry_files(self.checkpoint, temporary, _configs(self.checkpoint, headline, results))
+            configs = component_configs(self.checkpoint, headline, results)
+            carry_files(self.checkpoint, temporary, configs)
+        manifests = ManifestWriter(headline, self.trajectory, self.activations, temporary)
+        results, sequential, corrected = self._run_beside(temporary, results, manifests, progress)
         with self.stopwatch.measure("validation_s"):
             layers = [layer for result in results for layer in result.layers]
-            validated = validate(layers, self.trajectory, self.config)
-        measured = _sizes(self.checkpoint, results, tree_bytes(temporary))
+            validated = validate(layers, self.trajectory, self.config, self.activations)
+        correction_bytes = sum(one.stored_bytes for one in corrected.corrections.values())
+        measured = sizes_of(self.checkpoint, results, tree_bytes(temporary), correction_bytes)
 
         def report_now() -> Report:
             return build_report(
@@ -210,24 +224,10 @@ class _Job:
                 validated=validated,
                 forecast=foretold,
                 activations=self.activations,
+                corrections=corrected.corrections,
+                sequential=sequential,
                 sizes=measured,
-                warnings=[
-                    *self.checkpoint.notes,
-                    *pattern_warnings(self.checkpoint, self.config),
-                    *(
-                        [
-                            *self.activations.warnings(),
-                            *sample_warnings(
-                                self.activations,
-                                validated.layers,
-                                self.config.resolved_method == "hessian",
-                            ),
-                        ]
-                        if self.activations
-                        else _schedule_warnings(self.trajectory, self.config)
-                    ),
-                    *copied_warnings([result.plan for result in results]),
-                ],
+                warnings=self._warnings(results, validated, corrected),
                 provenance=describe(
                     self.config,
                     self.stopwatch,
@@ -245,11 +245,63 @@ class _Job:
         with self.stopwatch.measure("report_s"):
             embedded = report_for_manifest(report_now())
         with self.stopwatch.measure("write_s"):
-            _write_manifests(
-                results, headline, self.trajectory, self.activations, embedded, temporary
-            )
+            manifests.write(results, embedded, corrected.entries)
             sync_tree(temporary)
         return report_now()
+
+    def _run_beside(
+        self,
+        temporary: Path,
+        results: list[ComponentResult],
+        manifests: ManifestWriter,
+        progress: Progress,
+    ) -> tuple[list[ComponentResult], SequentialRun | None, CorrectedOutputs]:
+        """Take the steps that run the written components beside the original ones, if any."""
+        corrects, sequential = wants_correction(self.config), is_sequential(self.config)
+        worker = self._time_worker()
+        if self.activations is None or worker is None or not (corrects or sequential):
+            return results, None, CorrectedOutputs()
+        manifests.write(results, {}, {})  # the steps open what was written
+        run, found = None, CorrectedOutputs()
+        if sequential:
+            with self.stopwatch.measure("sequential_s"):
+                results, run = fit_sequentially(
+                    self.checkpoint,
+                    self.activations,
+                    self.config,
+                    worker,
+                    temporary,
+                    results,
+                    progress,
+                )
+        if corrects:
+            with self.stopwatch.measure("output_correction_s"):
+                found = correct_outputs(
+                    self.checkpoint, self.activations, self.config, temporary, progress
+                )
+        manifests.remove(results)
+        final = [
+            replace(result, written=found.written.get(result.plan.component.name, result.written))
+            for result in results
+        ]
+        return final, run, found
+
+    def _warnings(
+        self,
+        results: Sequence[ComponentResult],
+        validated: Validated,
+        corrected: CorrectedOutputs,
+    ) -> list[str]:
+        lines = [*self.checkpoint.notes, *pattern_warnings(self.checkpoint, self.config)]
+        if self.activations is not None:
+            hessian = self.config.resolved_method == "hessian"
+            lines += self.activations.warnings()
+            lines += sample_warnings(self.activations, validated.layers, hessian)
+        else:
+            lines += _schedule_warnings(self.trajectory, self.config)
+        lines += phase_warnings(self.config, self.trajectory.time_groups)
+        lines += corrected.warnings
+        return [*lines, *plan_warnings([result.plan for result in results], self.config)]
 
     def _work(
         self, temporary: Path, fingerprint: Fingerprint, progress: Progress
@@ -261,16 +313,29 @@ class _Job:
                     plan_component(part, self.config, files) for part in self.checkpoint.components
                 ]
             if self.activations is not None:
-                plans = [self.activations.planned(plan) for plan in plans]
+                optimizes = self.config.thermodynamic.optimization.enabled
+                plans = [self.activations.planned(plan, optimizes=optimizes) for plan in plans]
             if self.config.has_budget:
                 foretold = forecast(plans, self.config, files, self.stopwatch, progress)
                 plans = list(foretold.plans)
             worker = Worker(
-                self.config, files, fingerprint, self.stopwatch, progress, self.activations
+                self.config,
+                files,
+                fingerprint,
+                self.stopwatch,
+                progress,
+                self.activations,
+                self._time_worker(),
             )
             worker.start(plans)
             results = [worker.run(plan, temporary / plan.component.name) for plan in plans]
         return results, foretold
+
+    def _time_worker(self) -> TimeWorker | None:
+        if self.activations is None:
+            return None
+        estimator = estimator_of(self.config, self.trajectory.schedule)
+        return TimeWorker(self.config, self.activations, self.stopwatch, estimator)
 
 
 def _path(path: Path | str | None) -> Path | None:
@@ -281,8 +346,10 @@ def _trajectory(
     schedule: NoiseSchedule, config: QuantizationConfig, activations: Activations | None
 ) -> Trajectory:
     if activations is not None:
-        return Trajectory(schedule, activations.time_groups)
-    return Trajectory(schedule, uniform_time_groups(schedule.num_timesteps, config.num_time_groups))
+        groups = activations.time_groups
+    else:
+        groups = uniform_time_groups(schedule.num_timesteps, config.num_time_groups)
+    return Trajectory(schedule, groups, smoothing_of(config, groups))
 
 
 def _schedule_warnings(trajectory: Trajectory, config: QuantizationConfig) -> list[str]:
@@ -290,113 +357,3 @@ def _schedule_warnings(trajectory: Trajectory, config: QuantizationConfig) -> li
         description = trajectory.schedule.description
         return [f"the noise schedule, and so the scores, are assumed: {description}"]
     return []
-
-
-def _configs(
-    checkpoint: Checkpoint, config: QuantizationConfig, results: Sequence[ComponentResult]
-) -> dict[str, dict[str, Any] | None]:
-    """Return each component's config.json with the entry that loaders look for.
-
-    What it says of the encoding holds for most of the body; the manifest has each tensor's.
-    """
-    choice, bits = config.encoding_choice, config.bit_width
-    entry = {
-        "thermoq_version": version(),
-        "bit_width": config.bit_width,
-        "encoding": choice.encoding_of(bits),
-        "group_size": choice.group_size_of(bits),
-        **_of_coded(config),
-        "method": config.resolved_method,
-        **({"rotation": "hadamard"} if config.resolved_rotation == "hadamard" else {}),
-        "phase": "baseline",
-        "num_time_groups": config.num_time_groups,
-        "activation_bits": config.activation_bits,
-    }
-    versions = {result.plan.component.name: version_for(result.entries) for result in results}
-    return {
-        part.name: {
-            **(part.config or {}),
-            QUANTIZATION_KEY: {
-                "quant_method": "thermoq",
-                "format_version": versions[part.name],
-                **entry,
-            },
-        }
-        for part in checkpoint.components
-    }
-
-
-def _of_coded(config: QuantizationConfig) -> dict[str, int | None]:
-    """Return the keys that say how coded matrices are stored; none if the body is not coded."""
-    choice, bits = config.encoding_choice, config.bit_width
-    if choice.encoding_of(bits) != "coded":
-        return {}
-    return {
-        "super_block": config.super_block,  # null: by the length of the row
-        "scale_bits": choice.scale_bits_of(bits),
-        "minimum_bits": choice.minimum_bits_of(bits),
-    }
-
-
-def _sizes(
-    checkpoint: Checkpoint, results: Sequence[ComponentResult], directory_bytes: int
-) -> Sizes:
-    return sizes(
-        [plan for result in results for plan in result.plan.tensors],
-        source_bytes=sum(
-            path.stat().st_size
-            for result in results
-            for path in weight_files(result.plan.component)
-        ),
-        model_bytes=sum(result.written.total_bytes for result in results),
-        header_bytes=sum(result.written.header_bytes for result in results),
-        directory_bytes=directory_bytes,
-        carried_weights=sum(
-            _num_weights(checkpoint.directory / path)
-            for path in checkpoint.other_files
-            if path.suffix == ".safetensors"
-        ),
-    )
-
-
-def _num_weights(path: Path) -> int:
-    """Return how many weights a carried file holds: none if it is not what its name says."""
-    try:
-        return sum(math.prod(tensor.shape) for tensor in stored_tensors(path).values())
-    except InputError:
-        return 0
-
-
-def _write_manifests(
-    results: Sequence[ComponentResult],
-    config: QuantizationConfig,
-    trajectory: Trajectory,
-    activations: Activations | None,
-    report: dict[str, Any],
-    temporary: Path,
-) -> None:
-    groups = TimeGroupTable(
-        num_timesteps=trajectory.time_groups.num_timesteps,
-        time_group_starts=trajectory.time_groups.starts,
-    )
-    schedule = ScheduleEntry(
-        kind=trajectory.schedule.kind,
-        num_timesteps=trajectory.schedule.num_timesteps,
-        description=trajectory.schedule.description,
-    )
-    for result in results:
-        component = result.plan.component.name
-        manifest = Manifest(
-            format_version=version_for(result.entries),
-            thermoq_version=version(),
-            component=component,
-            phase="baseline",
-            method=config.resolved_method,
-            bit_width=config.bit_width,
-            time_groups=groups,
-            schedule=schedule,
-            activation_bits=config.activation_bits if activations else None,
-            tensors=result.entries,
-            report=report,
-        )
-        write_manifest(manifest, temporary / component)

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from thermoq.candidates import candidates_for
 from thermoq.checkpoint import Checkpoint, Component, MappedFiles, StoredTensor
+from thermoq.checkpoint.time_parts import activation_parts, row_parts
 from thermoq.checkpoint.untrusted import bad_tensor, shown
-from thermoq.checkpoint.writer import StoredPart, activation_parts
+from thermoq.checkpoint.writer import StoredPart
 from thermoq.config import LayerRule, QuantizationConfig
 from thermoq.duplicates import find_duplicates
 from thermoq.encodings import Q8_GROUP_SIZE, scheme_for
 from thermoq.layers import QUANTIZABLE_DTYPES, UNRECOGNISED, LayerPlan, resolve, unmatched
 from thermoq.rotation import Rotation, rotation_for
+from thermoq.terms import RotationKind
 from thermoq.weights import Scheme, matrix_shape
 
 _MANY_COPIED = 0.05  # share of a component's weights: biases and position tables stay below
@@ -27,7 +29,9 @@ class TensorPlan:
 
     `candidates` are what it may be stored as: one, or those that a size budget chooses between;
     until it has chosen, `scheme` is what a run of 2 bits would take. None are of copied tensors.
-    With `num_time_groups` above 0 that many activation parameters are stored beside it.
+    With `num_time_groups` above 0 that many activation parameters are stored beside it, and with
+    `num_row_sets` that many gains and biases a row: of a plan whose rows are yet to be fitted the
+    most there can be.
     """
 
     tensor: StoredTensor
@@ -36,6 +40,7 @@ class TensorPlan:
     candidates: tuple[Scheme, ...]
     same_as: str | None
     num_time_groups: int = 0
+    num_row_sets: int = 0
 
     @property
     def num_weights(self) -> int:
@@ -59,11 +64,15 @@ class TensorPlan:
     @property
     def stored_bytes(self) -> int:
         """Bytes of it on disk: none of the weights where they lie under `same_as`."""
-        return self.activation_bytes + (0 if self.same_as else self.encoded_bytes)
+        return self.time_bytes + (0 if self.same_as else self.encoded_bytes)
 
     def rotation(self, config: QuantizationConfig) -> Rotation | None:
         """Return the rotation of its inputs that the settings ask for, if it can have one."""
         return _rotation(self.tensor.shape, self.layer, self.scheme, config)
+
+    def rotation_kind(self, config: QuantizationConfig) -> RotationKind | None:
+        """Return what a report calls that rotation; None without one."""
+        return None if self.rotation(config) is None else "hadamard"
 
     @property
     def activation_parts(self) -> tuple[StoredPart, ...]:
@@ -71,26 +80,56 @@ class TensorPlan:
         return activation_parts(self.tensor.name, self.num_time_groups)
 
     @property
-    def activation_bytes(self) -> int:
-        """Bytes of the activation parameters."""
-        return sum(part.nbytes for part in self.activation_parts)
+    def row_parts(self) -> tuple[StoredPart, ...]:
+        """The tensors that hold its row gains and biases; none if it has none."""
+        num_rows, _ = matrix_shape(self.tensor.shape, self.layer.row_dimension)
+        return row_parts(self.tensor.name, self.num_row_sets, num_rows)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the row gains and biases."""
+        return sum(part.nbytes for part in self.row_parts) if self.num_row_sets else 0
+
+    @property
+    def time_parts(self) -> tuple[StoredPart, ...]:
+        """All that holds what varies along the trajectory."""
+        return (*self.activation_parts, *(self.row_parts if self.num_row_sets else ()))
+
+    @property
+    def time_bytes(self) -> int:
+        """Bytes of the time parameters."""
+        return sum(part.nbytes for part in self.time_parts)
 
 
 @dataclass(frozen=True)
 class ComponentPlan:
-    """The tensors of a component, in the order they are worked on: as they lie in its files."""
+    """The tensors of a component, in the order they are worked on: as they lie in its files.
+
+    With `late_shard`, time parameters come at the end, in a shard of their own.
+    """
 
     component: Component
     tensors: tuple[TensorPlan, ...]
+    late_shard: bool = False
+
+    @property
+    def late_parts(self) -> tuple[StoredPart, ...]:
+        """What the late shard holds, or may hold at most; nothing without one."""
+        if not self.late_shard:
+            return ()
+        return tuple(part for plan in self.tensors for part in plan.time_parts)
 
     @property
     def stored_parts(self) -> Mapping[str, tuple[StoredPart, ...]]:
-        """What the writer has to expect; activation parameters go by the name of their first."""
+        """What the writer has to expect before the late shard.
+
+        Activation parameters go by the name of their first.
+        """
         expected: dict[str, tuple[StoredPart, ...]] = {}
         for plan in self.tensors:
             if not plan.same_as:
                 expected[plan.tensor.name] = plan.encoded_parts
-            if plan.activation_parts:
+            if plan.activation_parts and not self.late_shard:
                 expected[plan.activation_parts[0].name] = plan.activation_parts
         return expected
 
@@ -178,7 +217,7 @@ def check_names(plans: Sequence[TensorPlan]) -> None:
 def _all_parts(plan: TensorPlan) -> list[StoredPart]:
     schemes = plan.candidates or (None,)
     encoded = [part for one in schemes for part in replace(plan, scheme=one).encoded_parts]
-    return [*encoded, *plan.activation_parts]
+    return [*encoded, *plan.time_parts]
 
 
 def pattern_warnings(checkpoint: Checkpoint, config: QuantizationConfig) -> list[str]:
@@ -227,7 +266,23 @@ def _without_effect(rule: LayerRule, plans: Sequence[TensorPlan]) -> str:
     return ""
 
 
-def copied_warnings(plans: Sequence[ComponentPlan]) -> list[str]:
+def plan_warnings(plans: Sequence[ComponentPlan], config: QuantizationConfig) -> list[str]:
+    """Return a line for whatever final plans leave undone that was asked for, or hoped for."""
+    return [*_rotation_warnings(plans, config), *_copied_warnings(plans)]
+
+
+def _rotation_warnings(plans: Sequence[ComponentPlan], config: QuantizationConfig) -> list[str]:
+    """Return a line if a rotation was asked for and no tensor has one."""
+    tensors = [tensor for plan in plans for tensor in plan.tensors]
+    if config.rotation != "hadamard" or any(tensor.rotation(config) for tensor in tensors):
+        return []
+    return [
+        f"{config.place_of('rotation')}: hadamard has no effect: no tensor is a matrix of 2 or 4 "
+        "bits with an even number of columns"
+    ]
+
+
+def _copied_warnings(plans: Sequence[ComponentPlan]) -> list[str]:
     """Return a line for each component with many weights copied because of their names alone."""
     lines = []
     for plan in plans:

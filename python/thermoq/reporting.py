@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thermoq import summary
 from thermoq.activations import Activations
-from thermoq.assessment import Figures, Run, assess
+from thermoq.assessment import assess
 from thermoq.build import version
 from thermoq.config import QuantizationConfig
-from thermoq.forecast import Forecast
-from thermoq.metrics import ScoreStatistics, Smoothness, smoothness
+from thermoq.error_curves import predicted_by
+from thermoq.expectations import Figures
+from thermoq.forecast import Forecast, prediction_note
+from thermoq.interpolation import TimeSchedule, clamped_boundaries
+from thermoq.metrics import ScoreStatistics, Smoothness
+from thermoq.next_commands import Run
+from thermoq.optimization.sequential_run import SequentialRun
+from thermoq.optimization_summary import optimization_summary
+from thermoq.output_correction import OutputCorrection
 from thermoq.patterns import common_violation_patterns, find_patterns
+from thermoq.phases import estimator_of
 from thermoq.plan import TensorPlan
-from thermoq.prior import prior_parameters
 from thermoq.report.model import (
     BudgetResult,
     CalibrationSummary,
@@ -23,13 +29,13 @@ from thermoq.report.model import (
     Provenance,
     Report,
     Sizes,
+    SmoothingSummary,
+    SmoothnessBefore,
     Thermodynamics,
-    TimeGroupRow,
 )
-from thermoq.schedule import NoiseSchedule, TimeGroups
 from thermoq.size_budget import headline_settings
-from thermoq.summary import LayerResult
 from thermoq.terms import ParameterSource
+from thermoq.validation import Trajectory, Validated, sampling_steps_of
 from thermoq.work import ComponentResult
 
 _WORST_LAYERS = 5
@@ -59,85 +65,6 @@ _DERIVED_TIME_PARAMETERS = {
 }
 
 
-@dataclass(frozen=True)
-class Trajectory:
-    """The noise schedule and how it is cut into time groups."""
-
-    schedule: NoiseSchedule
-    time_groups: TimeGroups
-
-    def rows(self) -> list[TimeGroupRow]:
-        """Return the report's row of each time group."""
-        groups = self.time_groups
-        rows = []
-        for group, (start, end, middle) in enumerate(
-            zip(groups.starts, groups.ends, groups.middles, strict=True)
-        ):
-            signal, noise = self.schedule.variances(middle)
-            rows.append(
-                TimeGroupRow(
-                    group=group,
-                    start_timestep=start,
-                    end_timestep=end,
-                    signal_variance=signal,
-                    noise_variance=noise,
-                )
-            )
-        return rows
-
-
-@dataclass(frozen=True)
-class Validated:
-    """The layers with their time parameters and jumps; `smoothness` None if no layer has any."""
-
-    layers: tuple[LayerResult, ...]
-    smoothness: Smoothness | None
-
-
-def validate(
-    layers: Sequence[LayerResult], trajectory: Trajectory, config: QuantizationConfig
-) -> Validated:
-    """Measure the jumps of the layers' time parameters (Phase 1).
-
-    Layers that have none from a calibration, and a spectral concentration, get those of the prior.
-    """
-    if not config.thermodynamic.validation.enabled:
-        return Validated(tuple(layers), None)
-    layers = [_with_prior(layer, trajectory, config) for layer in layers]
-    timed = [layer for layer in layers if layer.time_parameters is not None]
-    if not timed:
-        return Validated(tuple(layers), None)
-    measured = smoothness(
-        [layer.time_parameters for layer in timed if layer.time_parameters is not None],
-        [layer.plan.num_weights for layer in timed],
-        trajectory.time_groups,
-        config.activation_bits,
-        config.thermodynamic.validation.smoothness_threshold,
-    )
-    jumped = {
-        (layer.component, layer.plan.tensor.name): replace(layer, jumps=jumps)
-        for layer, jumps in zip(timed, measured.layers, strict=True)
-    }
-    return Validated(
-        tuple(jumped.get((layer.component, layer.plan.tensor.name), layer) for layer in layers),
-        measured,
-    )
-
-
-def _with_prior(
-    layer: LayerResult, trajectory: Trajectory, config: QuantizationConfig
-) -> LayerResult:
-    if layer.spectral_concentration is None:
-        return layer
-    parameters = prior_parameters(
-        layer.spectral_concentration,
-        trajectory.schedule,
-        trajectory.time_groups,
-        config.activation_bits,
-    )
-    return replace(layer, time_parameters=parameters)
-
-
 def build_report(
     *,
     model_name: str,
@@ -147,6 +74,8 @@ def build_report(
     validated: Validated,
     forecast: Forecast | None,
     activations: Activations | None,
+    corrections: Mapping[str, OutputCorrection],
+    sequential: SequentialRun | None,
     sizes: Sizes,
     warnings: Sequence[str],
     provenance: Provenance,
@@ -154,7 +83,8 @@ def build_report(
 ) -> Report:
     """Return the report of a run.
 
-    `forecast` is that of a run with a size budget, `activations` of one with a calibration.
+    `forecast` is that of a run with a size budget, `activations` of one with a calibration;
+    `corrections` are those of predictions, by component.
     """
     plans = [plan for result in results for plan in result.plan.tensors]
     layers = [summary.layer_row(layer) for layer in validated.layers]
@@ -165,7 +95,7 @@ def build_report(
     return Report(
         thermoq_version=version(),
         model_name=model_name,
-        phase="baseline",
+        phase=config.thermodynamic.phase,
         method=config.resolved_method,
         encoding=choice.encoding_of(headline.bit_width),
         bit_width=headline.bit_width,
@@ -175,7 +105,7 @@ def build_report(
         minimum_bits=choice.minimum_bits_of(headline.bit_width),
         activation_bits=config.activation_bits,
         num_time_groups=config.num_time_groups,
-        sampling_steps=_sampling_steps(config, activations),
+        sampling_steps=sampling_steps_of(config, activations),
         settings=config.model_dump(mode="json"),
         parameter_source=source,
         cosine_similarity=cosine,
@@ -186,6 +116,9 @@ def build_report(
         model_size_mb=sizes.model_bytes / 1e6,
         budget=_budget(config, forecast, layers, plans, sizes),
         calibration=_calibration(activations),
+        optimization=optimization_summary(
+            config, estimator_of(config, trajectory.schedule), layers, corrections, sequential
+        ),
         sizes=sizes,
         layer_classes=summary.class_rows(layers, plans),
         layers=layers,
@@ -197,6 +130,7 @@ def build_report(
         ],
         warnings=list(warnings),
         provenance=provenance,
+        evaluation=None,
         **_thermodynamic_part(config, trajectory, validated, layers, cosine, source, run),
     )
 
@@ -205,13 +139,6 @@ def _source(layers: Sequence[LayerRow]) -> ParameterSource:
     """Return where the layers' time parameters come from: all of a run's have one source."""
     sources = (row.time_parameters.parameter_source for row in layers if row.time_parameters)
     return next(sources, "none")
-
-
-def _sampling_steps(config: QuantizationConfig, activations: Activations | None) -> int:
-    """Return the sampler steps that were asked for, else those of the calibration, else 50."""
-    if config.sampling_steps is None and activations is not None:
-        return activations.calibration.description.steps
-    return config.resolved_sampling_steps
 
 
 def _calibration(activations: Activations | None) -> CalibrationSummary | None:
@@ -248,6 +175,8 @@ def _budget(
         achieved_bits=sizes.bits_per_weight_quantized,
         achieved_bytes=sizes.model_bytes,
         predicted_bytes=forecast.files.total_bytes,
+        predicted_by=predicted_by(config),
+        prediction_note=prediction_note(config),
         squared_error=sum(row.squared_error for row in layers),
         predicted_squared_error=predicted.squared_error,
         predicted_relative_squared_error=predicted.relative_squared_error,
@@ -297,7 +226,11 @@ def _thermodynamic_part(
         cosine_similarity=cosine,
         parameter_source=source,
         relative_squared_error=summary.relative_squared_error(layers),
+        phase=config.thermodynamic.phase,
+        windows=validated.windows,
+        score_before=_score(validated.before),
     )
+    windows = validated.windows
     timesteps = [boundary.timestep for boundary in measured.boundaries] if measured else []
     return {
         "smoothness_score": figures.smoothness_score,
@@ -310,9 +243,14 @@ def _thermodynamic_part(
         "std_boundary_score": figures.std_boundary_score,
         "common_violation_patterns": common_violation_patterns(violations),
         "patterns": find_patterns(
-            violations, config.num_time_groups, timesteps=timesteps, source=source
+            violations,
+            config.num_time_groups,
+            timesteps=timesteps,
+            source=source,
+            phase=config.thermodynamic.phase,
+            windows=windows,
         ),
-        "thermodynamics": _thermodynamics(config, trajectory, measured, layers),
+        "thermodynamics": _thermodynamics(config, trajectory, validated, layers),
         "assessment": assess(figures, run),
     }
 
@@ -320,9 +258,10 @@ def _thermodynamic_part(
 def _thermodynamics(
     config: QuantizationConfig,
     trajectory: Trajectory,
-    measured: Smoothness | None,
+    validated: Validated,
     layers: Sequence[LayerRow],
 ) -> Thermodynamics:
+    measured = validated.smoothness
     boundaries = list(measured.boundaries) if measured else []
     timed = {
         f"{row.component}/{row.name}".lstrip("/"): row.time_parameters.smoothness_score
@@ -339,4 +278,37 @@ def _thermodynamics(
         num_timesteps=trajectory.schedule.num_timesteps,
         num_layers_with_time_parameters=len(timed),
         worst_layers=sorted(timed, key=lambda name: (timed[name], name))[:_WORST_LAYERS],
+        layer_violation_count=measured.layer_violation_count if measured else None,
+        group_smoothness_score=measured.group_score if measured else None,
+        smoothing=_smoothing(config, trajectory.time_schedule),
+        widest_window_scores=dict(validated.windows.scores) if validated.windows else None,
+        before=_figures_before(validated.before),
+    )
+
+
+def _smoothing(config: QuantizationConfig, schedule: TimeSchedule) -> SmoothingSummary | None:
+    if schedule.interpolation is None:
+        return None
+    window = config.thermodynamic.smoothing.window
+    return SmoothingSummary(
+        interpolation=schedule.interpolation,
+        window=window,
+        windows=list(schedule.windows),
+        clamped_boundaries=list(clamped_boundaries(schedule.groups, window)),
+    )
+
+
+def _score(measured: Smoothness | None) -> float | None:
+    return None if measured is None else ScoreStatistics.of(measured.boundary_scores).mean
+
+
+def _figures_before(before: Smoothness | None) -> SmoothnessBefore | None:
+    if before is None:
+        return None
+    scores = before.boundary_scores
+    return SmoothnessBefore(
+        smoothness_score=ScoreStatistics.of(scores).mean,
+        violation_count=len(before.violations),
+        layer_violation_count=before.layer_violation_count,
+        boundary_scores=scores,
     )

@@ -36,18 +36,20 @@ class Rotation:
         return max(1, min(MAX_BLOCK, self.cols & -self.cols))
 
     @cached_property
-    def _permutation(self) -> NDArray[np.intp]:
+    def permutation(self) -> NDArray[np.intp]:
+        """The column [cols] that comes to each place."""
         return np.argsort(_keys(self.seed, 0, self.cols), kind="stable")
 
     @cached_property
-    def _signs(self) -> Floats:
+    def signs(self) -> Floats:
+        """1 or -1 for each column [cols], before the permutation."""
         high = _keys(self.seed, self.cols, self.cols) >> np.uint64(63)
         signs: Floats = np.where(high == 1, np.float32(-1), np.float32(1))
         return signs
 
     def forward(self, rows: Floats, threads: int = 0) -> Floats:
         """Rotate `rows` [n, cols]: weights, or inputs of the layer."""
-        mixed: Floats = np.ascontiguousarray((rows * self._signs)[:, self._permutation])
+        mixed: Floats = np.ascontiguousarray((rows * self.signs)[:, self.permutation])
         turned: Floats = _core.hadamard(mixed, self.block, threads)
         return turned
 
@@ -55,8 +57,8 @@ class Rotation:
         """Undo `forward`, each step in f32."""
         mixed = _core.hadamard(np.ascontiguousarray(rows), self.block, threads)
         out = np.empty_like(mixed)
-        out[:, self._permutation] = mixed
-        result: Floats = out * self._signs
+        out[:, self.permutation] = mixed
+        result: Floats = out * self.signs
         return result
 
 

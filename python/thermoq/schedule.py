@@ -82,7 +82,7 @@ class NoiseSchedule:
 
     `alphas_cumprod` [T] is set for the Gaussian kind alone: the signal variance at each integer
     timestep. `description` is for the report. `assumed` tells that nothing in the checkpoint names
-    the schedule.
+    the schedule, `is_chain` that it is one of betas: a Markov chain of T steps.
     """
 
     kind: Literal["gaussian", "flow_matching", "masked"]
@@ -90,6 +90,7 @@ class NoiseSchedule:
     description: str
     alphas_cumprod: Floats | None = field(default=None, repr=False, compare=False)
     assumed: bool = False
+    is_chain: bool = False
 
     def variances(self, timestep: float) -> tuple[float, float]:
         """Return `(signal^2, noise^2)` at `timestep`, clipped to [0, T - 1].
@@ -179,7 +180,8 @@ def _from_betas(config: Config, steps: int, origin: str) -> NoiseSchedule:
     if config.get("rescale_betas_zero_snr") is True:
         bars = zero_terminal_snr(bars)
         described += ", rescaled to zero terminal SNR"
-    return _gaussian(bars, f"{described}, T = {steps} ({origin})")
+    chain = _gaussian(bars, f"{described}, T = {steps} ({origin})")
+    return replace(chain, is_chain=True)
 
 
 def _has_sigma_grid(config: Config) -> bool:

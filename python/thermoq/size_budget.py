@@ -81,7 +81,11 @@ def files_of(plans: Sequence[ComponentPlan], max_shard_bytes: int) -> WrittenFil
     """Return the safetensors files that all components' plans come to."""
     each = [
         planned_files(
-            Path(plan.component.name), plan.component.stem, plan.stored_parts, max_shard_bytes
+            Path(plan.component.name),
+            plan.component.stem,
+            plan.stored_parts,
+            max_shard_bytes,
+            plan.late_parts,
         )
         for plan in plans
     ]
@@ -117,7 +121,7 @@ class _Problem:
             return Fitted(tuple(self._plans), 0.0)
         # The decimal number that was typed, not the binary one below or above it; and a quotient
         # of bytes and weights means those bytes, however it was rounded.
-        beside = sum(tensor.activation_bytes for part in self._plans for tensor in part.tensors)
+        beside = sum(tensor.time_bytes for part in self._plans for tensor in part.tensors)
         most = math.floor(Fraction(repr(target_bits)) * num_weights / 8 + _ROUNDED_OFF) - beside
         least = smallest_bytes(self._curves)
         if least > most:

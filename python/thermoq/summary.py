@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from thermoq.candidates import kind_of
 from thermoq.checkpoint.layout import DENOISERS
 from thermoq.metrics import LayerJumps
+from thermoq.optimization import OptimizedLayer
+from thermoq.optimization_summary import layer_optimization
 from thermoq.outputs import OutputError
 from thermoq.plan import TensorPlan
 from thermoq.report.model import (
@@ -39,6 +41,7 @@ class LayerResult:
     spectral_concentration: float | None = None
     time_parameters: TimeParameters | None = None
     jumps: LayerJumps | None = None
+    optimized: OptimizedLayer | None = None
 
     @property
     def in_headline(self) -> bool:
@@ -75,6 +78,7 @@ def layer_row(result: LayerResult) -> LayerRow:
         minimum_bits=plan.scheme.minimum_bits or None,
         rotation="hadamard" if result.rotated else None,
         stored_bytes=plan.stored_bytes,
+        time_parameter_bytes=plan.time_bytes,
         bits_per_weight=bits_per_weight(plan.encoded_bytes, plan.num_weights),
         relative_squared_error=error.relative_squared_error,
         cosine_similarity=error.cosine_similarity,
@@ -86,6 +90,7 @@ def layer_row(result: LayerResult) -> LayerRow:
         in_headline=result.in_headline,
         same_as=plan.same_as,
         time_parameters=_time_parameters(result),
+        optimization=layer_optimization(result.optimized),
     )
 
 
@@ -198,6 +203,7 @@ def sizes(
     header_bytes: int,
     directory_bytes: int,
     carried_weights: int,
+    output_correction_bytes: int = 0,
 ) -> Sizes:
     """Return bytes and bits per weight as they lie on disk.
 
@@ -213,6 +219,8 @@ def sizes(
         quantized_bytes=quantized_bytes,
         copied_bytes=sum(plan.stored_bytes for plan in plans if plan.scheme is None),
         header_bytes=header_bytes,
+        time_parameter_bytes=sum(plan.time_bytes for plan in plans) + output_correction_bytes,
+        output_correction_bytes=output_correction_bytes,
         directory_bytes=directory_bytes,
         num_weights=num_weights,
         num_quantized_weights=num_quantized,

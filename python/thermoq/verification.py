@@ -47,12 +47,13 @@ def verify(directory: Path | str, *, progress: Progress | None = None) -> Verifi
     nbytes = 0
     with MappedFiles() as files:
         for component in components:
+            nbytes += _verify_trajectory(component, files)
             for name in component.names():
                 checked = 0
                 if component.manifest.tensors[name].same_as is None:
                     checked = verify_tensor(component, name, files)
                     component.release(name, files)
-                checked += _verify_activations(component, name, files)
+                checked += _verify_time_parameters(component, name, files)
                 nbytes += checked
                 progress.advance(name, checked)
     entries = [entry for part in components for entry in part.manifest.tensors.values()]
@@ -110,30 +111,18 @@ def verify_tensor(component: QuantizedComponent, name: str, files: MappedFiles) 
     return sum(part.nbytes for part in parts)
 
 
-def _verify_activations(component: QuantizedComponent, name: str, files: MappedFiles) -> int:
-    """Check the activation parameters of one tensor, if it has some, and return their bytes."""
-    parts = component.activation_parts(name)
-    if not parts:
-        return 0
-    scale, zero_point = (np.array(files.bytes(part)) for part in parts)
-    _verify_values(parts[0], scale)
-    bits = component.manifest.activation_bits
-    if bits is None:
-        path = manifest_path(component.component.directory)
-        raise bad_file(path, "expected activation_bits beside activation parameters, got none")
-    if zero_point.max(initial=0) >= 2**bits:
-        problem = f"expected zero points below {2**bits}, got {zero_point.max()}"
-        raise bad_tensor(parts[1].path, parts[1].name, problem)
-    entry = component.manifest.tensors[name]
-    digest = hashlib.sha256(scale.tobytes() + zero_point.tobytes()).hexdigest()
-    if isinstance(entry, QuantizedTensor) and digest != entry.activation_sha256:
-        raise bad_tensor(
-            parts[0].path,
-            name,
-            f"expected the checksum {entry.activation_sha256} of its activation parameters, got "
-            f"{digest}: the file has changed",
-        )
-    return sum(part.nbytes for part in parts)
+def _verify_time_parameters(component: QuantizedComponent, name: str, files: MappedFiles) -> int:
+    """Check what of one tensor varies along the trajectory, if anything, and return its bytes."""
+    component.activation(name, files)
+    component.rows(name, files)
+    return sum(part.nbytes for part in component.time_parts(name))
+
+
+def _verify_trajectory(component: QuantizedComponent, files: MappedFiles) -> int:
+    """Check the schedule and the correction of the prediction; return the bytes of the latter."""
+    component.schedule()
+    component.output_correction(files)
+    return sum(part.nbytes for part in component.output_parts())
 
 
 def _verify_values(part: StoredTensor, data: NDArray[np.uint8]) -> None:
@@ -146,7 +135,7 @@ def _verify_values(part: StoredTensor, data: NDArray[np.uint8]) -> None:
             raise bad_tensor(
                 part.path, part.name, f"expected finite values, got {bad} that are not"
             )
-        if suffix in ("scale", "super_scale", "activation_scale") and (values < 0).any():
+        if suffix in ("scale", "super_scale") and (values < 0).any():
             raise bad_tensor(part.path, part.name, f"expected scales >= 0, got {values.min()}")
     elif part.dtype == "I8" and (data == 0x80).any():
         raise bad_tensor(part.path, part.name, "expected codes in [-127, 127], got -128")

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from thermoq.activations import Activations
 from thermoq.calibration.file import layer_name
 from thermoq.calibration.statistics import CalibratedInput
@@ -25,26 +22,18 @@ from thermoq.progress import Progress
 from thermoq.provenance import Stopwatch
 from thermoq.rotation import Rotation
 from thermoq.summary import LayerResult
-from thermoq.time_parameters import TimeParameters
-from thermoq.weights import Matrix, as_matrix, spectral_concentration
+from thermoq.time_work import StoredTimeParameters, TimeWorker
+from thermoq.weights import Matrix, QuantizedMatrix, as_matrix, spectral_concentration
 
 
 @dataclass(frozen=True)
 class ComponentResult:
-    """What the work on a component left behind."""
+    """What the work on a component left behind; `plan` with what was stored in the end."""
 
     plan: ComponentPlan
     layers: tuple[LayerResult, ...]
     entries: dict[str, TensorEntry]
     written: WrittenFiles
-
-
-@dataclass(frozen=True)
-class _WrittenParameters:
-    """The activation parameters of a layer and the checksum of what was written; or nothing."""
-
-    parameters: TimeParameters | None = None
-    sha256: str | None = None
 
 
 class Worker:
@@ -58,6 +47,7 @@ class Worker:
         stopwatch: Stopwatch,
         progress: Progress,
         activations: Activations | None = None,
+        time_worker: TimeWorker | None = None,
     ) -> None:
         self._config = config
         self._method = config.resolved_method
@@ -66,6 +56,7 @@ class Worker:
         self._stopwatch = stopwatch
         self._progress = progress
         self._activations = activations
+        self._time_worker = time_worker
 
     def start(self, plans: Sequence[ComponentPlan]) -> None:
         """Tell the progress how much there is to do."""
@@ -79,9 +70,15 @@ class Worker:
         """
         layers: dict[str, LayerResult] = {}
         entries: dict[str, TensorEntry] = {}
+        final: list[TensorPlan] = []
         component = plan.component
+        codes = _Codes(plan, keeps=self._time_worker is not None and self._time_worker.optimizes)
         with CheckpointWriter(
-            directory, component.stem, plan.stored_parts, self._config.max_shard_bytes
+            directory,
+            component.stem,
+            plan.stored_parts,
+            self._config.max_shard_bytes,
+            late_shard=plan.late_shard,
         ) as writer:
             for tensor_plan in plan.tensors:
                 tensor = tensor_plan.tensor
@@ -96,26 +93,30 @@ class Worker:
                     with self._stopwatch.measure("write_s"):
                         sha256 = writer.write(tensor.name, [self._files.bytes(tensor)])
                 else:
-                    layers[tensor.name], sha256 = self._quantize(
+                    layers[tensor.name], sha256, quantized = self._quantize(
                         component.name, tensor_plan, writer
                     )
-                measured = self._measured(component.name, tensor_plan, writer)
-                entries[tensor.name] = _entry(
-                    tensor_plan, sha256, measured.sha256, tensor_plan.rotation(self._config)
-                )
+                    codes.keep(tensor_plan, quantized)
+                stored = self._time_parameters(component.name, tensor_plan, codes, writer)
+                final.append(stored.plan)
+                entries[tensor.name] = _entry(stored, sha256, tensor_plan.rotation(self._config))
                 if tensor.name in layers:  # what it repeats may have parameters of its own
                     layers[tensor.name] = replace(
-                        layers[tensor.name], time_parameters=measured.parameters
+                        layers[tensor.name],
+                        plan=stored.plan,
+                        time_parameters=stored.activation,
+                        optimized=stored.optimized,
                     )
                 self._files.release(tensor)
                 self._progress.advance(tensor.name, tensor.nbytes)
             with self._stopwatch.measure("write_s"):
                 written = writer.finish()
-        return ComponentResult(plan, tuple(layers.values()), entries, written)
+        done = replace(plan, tensors=tuple(final))
+        return ComponentResult(done, tuple(layers.values()), entries, written)
 
     def _quantize(
         self, component: str, plan: TensorPlan, writer: CheckpointWriter
-    ) -> tuple[LayerResult, str]:
+    ) -> tuple[LayerResult, str, QuantizedMatrix]:
         assert plan.scheme is not None
         matrix = self._matrix(plan)
         with self._stopwatch.measure("quantize_s"), naming(plan.tensor.path, plan.tensor.name):
@@ -139,7 +140,7 @@ class Worker:
         result = self._with_concentration(result, matrix)
         with self._stopwatch.measure("write_s"):
             sha256 = writer.write(plan.tensor.name, list(quantized.parts.values()))
-        return result, sha256
+        return result, sha256, quantized
 
     def _repeated(self, original: LayerResult, plan: TensorPlan) -> LayerResult:
         """Return the result of a tensor with the bytes of another, perhaps of another class."""
@@ -163,20 +164,15 @@ class Worker:
             )
         return replace(result, spectral_concentration=kappa)
 
-    def _measured(
-        self, component: str, plan: TensorPlan, writer: CheckpointWriter
-    ) -> _WrittenParameters:
-        """Write the activation parameters that a calibration gives the layer, if it does."""
-        if self._activations is None or not plan.activation_parts:
-            return _WrittenParameters()
-        parameters = self._activations.parameters[component, plan.tensor.name]
-        arrays: list[NDArray[np.generic]] = [
-            parameters.scale.astype(np.float16),
-            parameters.zero_point.astype(np.uint8),
-        ]
-        with self._stopwatch.measure("write_s"):
-            sha256 = writer.write(plan.activation_parts[0].name, arrays)
-        return _WrittenParameters(parameters, sha256)
+    def _time_parameters(
+        self, component: str, plan: TensorPlan, codes: _Codes, writer: CheckpointWriter
+    ) -> StoredTimeParameters:
+        """Write what of the layer varies along the trajectory, if a calibration gives it any."""
+        if self._time_worker is None:
+            return StoredTimeParameters(plan)
+        return self._time_worker.write(
+            component, plan, lambda: (self._matrix(plan), codes.of(plan)), writer
+        )
 
     def _calibrated(self, component: str, plan: TensorPlan) -> CalibratedInput | None:
         """Return what a calibration knows of the layer's inputs."""
@@ -190,13 +186,36 @@ class Worker:
         return as_matrix(data, tensor.dtype, tensor.shape, plan.layer.row_dimension)
 
 
+class _Codes:
+    """The codes of the tensor at hand, and of those that later ones repeat.
+
+    The latter are needed again where Phase 3 looks at what a repeated tensor decodes to.
+    """
+
+    def __init__(self, plan: ComponentPlan, *, keeps: bool) -> None:
+        self._wanted = {
+            tensor.same_as for tensor in plan.tensors if keeps and tensor.activation_parts
+        }
+        self._kept: dict[str, QuantizedMatrix] = {}
+        self._last: tuple[str, QuantizedMatrix] | None = None
+
+    def keep(self, plan: TensorPlan, quantized: QuantizedMatrix) -> None:
+        name = plan.tensor.name
+        self._last = name, quantized
+        if name in self._wanted:
+            self._kept[name] = quantized
+
+    def of(self, plan: TensorPlan) -> QuantizedMatrix:
+        name = plan.same_as or plan.tensor.name
+        if self._last is not None and self._last[0] == name:
+            return self._last[1]
+        return self._kept[name]
+
+
 def _entry(
-    plan: TensorPlan,
-    sha256: str | None,
-    activation_sha256: str | None,
-    rotation: Rotation | None,
+    stored: StoredTimeParameters, sha256: str | None, rotation: Rotation | None
 ) -> TensorEntry:
-    tensor = plan.tensor
+    plan, tensor = stored.plan, stored.plan.tensor
     if plan.scheme is None:
         return CopiedTensor(
             shape=tensor.shape,
@@ -219,7 +238,9 @@ def _entry(
         scale_bits=plan.scheme.scale_bits or None,
         minimum_bits=plan.scheme.minimum_bits or None,
         row_dimension=plan.layer.row_dimension,
-        activation_sha256=activation_sha256,
+        activation_sha256=stored.activation_sha256,
+        time_groups_of_rows=plan.num_row_sets or None,
+        time_sha256=stored.time_sha256,
         rotation=None if rotation is None else "hadamard",
         rotation_seed=None if rotation is None else rotation.seed,
     )

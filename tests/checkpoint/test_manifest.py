@@ -11,17 +11,19 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from report_examples import example_report
 from thermoq.checkpoint.manifest import (
-    SCHEDULE_KINDS,
     CopiedTensor,
     Manifest,
     QuantizedTensor,
-    ScheduleEntry,
-    TimeGroupTable,
     check_checksum,
     parse_manifest,
     read_content,
     version_for,
     write_manifest,
+)
+from thermoq.checkpoint.trajectory_entries import (
+    SCHEDULE_KINDS,
+    ScheduleEntry,
+    TimeGroupTable,
 )
 from thermoq.errors import InputError
 from thermoq.report.model import LayerTimeParameters

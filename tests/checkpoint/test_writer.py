@@ -174,3 +174,55 @@ def test_an_existing_file_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         write(tmp_path)
     assert (tmp_path / "model.safetensors").read_text() == "mine"
+
+
+LATE = [StoredPart("a.time_gain", "F16", (2, 3)), StoredPart("a.zero", "U8", (2,))]
+
+
+def write_with_late(directory: Path, max_shard_bytes: int) -> tuple[WrittenFiles, str]:
+    with CheckpointWriter(directory, "model", PARTS, max_shard_bytes, late_shard=True) as writer:
+        reused = array_of(LATE[0])
+        checksum = writer.write_late(LATE[:1], [reused])
+        reused[:] = 9  # what was handed over is kept as it was
+        for name, parts in PARTS.items():
+            writer.write(name, [array_of(part) for part in parts])
+        writer.write_late(LATE[1:], [array_of(LATE[1])])
+        return writer.finish(), checksum
+
+
+@pytest.mark.parametrize("max_shard_bytes", [30, 10**9])
+def test_what_comes_late_lies_in_the_last_shard(tmp_path: Path, max_shard_bytes: int) -> None:
+    planned = planned_files(tmp_path, "model", PARTS, max_shard_bytes, LATE)
+    plain = planned_files(tmp_path, "model", PARTS, max_shard_bytes)
+    written, checksum = write_with_late(tmp_path, max_shard_bytes)
+    assert written == planned
+    assert len(written.paths) == len(plain.paths) + 1
+    assert written.total_bytes == sum(path.stat().st_size for path in written.paths)
+    late = written.paths[-1]
+    assert late.name == f"model-{len(written.paths):05d}-of-{len(written.paths):05d}.safetensors"
+    assert set(read_header(late).tensors) == {part.name for part in LATE}
+    with safe_open(late, framework="numpy") as file:
+        for part in LATE:
+            assert np.array_equal(file.get_tensor(part.name), array_of(part))
+    assert checksum == hashlib.sha256(array_of(LATE[0]).tobytes()).hexdigest()
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    everything = [*LATE, *(part for parts in PARTS.values() for part in parts)]
+    assert index["weight_map"].keys() == {part.name for part in everything}
+    assert {index["weight_map"][part.name] for part in LATE} == {late.name}
+    assert index["metadata"]["total_size"] == sum(part.nbytes for part in everything)
+
+
+def test_nothing_comes_late_without_a_late_shard(tmp_path: Path) -> None:
+    with (
+        CheckpointWriter(tmp_path, "model", {}, 10) as writer,
+        pytest.raises(ValueError, match=r"^a.time_gain: expected a late shard, got none$"),
+    ):
+        writer.write_late(LATE, [array_of(part) for part in LATE])
+
+
+def test_what_comes_late_has_the_size_that_it_says(tmp_path: Path) -> None:
+    with (
+        CheckpointWriter(tmp_path, "model", {}, 10, late_shard=True) as writer,
+        pytest.raises(ValueError, match=r"^a.time_gain: expected 12 bytes, got 2$"),
+    ):
+        writer.write_late(LATE, [np.zeros(1, np.float16)] * 2)

@@ -483,8 +483,7 @@ def test_a_wrong_configuration(case: str, there: Path) -> None:
     [
         ("encoding: trellis", "encoding: expected affine or coded (others are not in"),
         ("method: hessian", "method: expected minmax, lsq or null (hessian needs a calibration)"),
-        ("thermodynamic: {smoothing: {enabled: true}}", "expected false (this version of thermoq"),
-        ("thermodynamic: {optimization: {enabled: true}}", "expected false (this version of"),
+        ("thermodynamic: {optimization: {enabled: true}}", "expected a --calibration beside the"),
     ],
 )
 def test_what_later_versions_do_is_refused(text: str, expected: str, there: Path) -> None:
@@ -517,7 +516,9 @@ def test_flags_of_later_versions_are_refused(there: Path) -> None:
     refused(there, [*arguments, "--method", "hessian"], 2, method)
     encoding = f"--encoding: expected affine or coded {later}, got 'trellis'"
     refused(there, [*arguments, "--encoding", "trellis"], 2, encoding)
-    refused(there, [*arguments, "--phase", "smooth"], 2, "--phase: expected baseline")
+    calibrate = "`thermoq calibrate --model DIR --output CALIBRATION.safetensors` makes"
+    refused(there, [*arguments, "--phase", "optimize"], 2, "--phase: expected a", calibrate)
+    refused(there, [*arguments, "--phase", "best"], 2, "--phase: expected baseline, smooth, opt")
 
 
 @pytest.mark.parametrize(

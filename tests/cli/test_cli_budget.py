@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import thermoq
+from calibrations import calibrated
 from command_line import run, succeed, tree
 from models import dit
 
@@ -61,6 +62,42 @@ def test_a_dry_run_without_a_budget(there: Path) -> None:
     finished = succeed("quantize", "--model", "model", "--bit-width", 4, "--dry-run")
     assert "in coded 4, groups of 32, 6+6 bits" in finished.stdout
     assert "at most" not in finished.stdout
+
+
+def test_a_dry_run_says_what_is_rotated(there: Path) -> None:
+    words = ["quantize", "--model", "model", "--dry-run"]
+    printed = succeed(*words, "--rotation", "hadamard").stdout
+    plan = thermoq.plan_quantization("model", rotation="hadamard")
+    rotated = sum(row.rotation is not None for row in plan.tensors)
+    quantized = sum(row.encoding is not None for row in plan.tensors)
+    assert 0 < rotated < quantized
+    last = printed.splitlines()[-1]
+    of = f"hadamard, of the inputs of {rotated} of {quantized} quantized tensors"
+    assert last.split(maxsplit=1) == ["rotation", of]
+    assert "rotation" not in succeed(*words).stdout
+    refused = run(*words, "--rotation", "hadamard", "--bit-width", 8)
+    assert (refused.exit_code, refused.problem()) == (
+        2,
+        "error: --rotation: expected none or null (bit_width 8 is stored as q8, which is not "
+        "rotated), got 'hadamard'",
+    )
+
+
+def test_a_dry_run_says_whose_error_it_predicts(there: Path) -> None:
+    calibrated(there / "model", there / "c.safetensors")
+    words = ["quantize", "--model", "model", "--calibration", "c.safetensors"]
+    note = (
+        "weight error by lsq; hessian trades weight error for output error, which is measured in "
+        "the run"
+    )
+    printed = succeed(*words, "--dry-run").stdout
+    assert printed.splitlines()[-1].split(maxsplit=1) == ["predicted", note]
+    plan = json.loads(succeed(*words, "--dry-run", "--json").stdout)
+    assert (plan["method"], plan["predicted_by"]) == ("hessian", "lsq")
+    assert plan["prediction_note"] == note
+    printed = succeed(*words, "--target-bits", 5, "--output", "out").stdout
+    (line,) = (line for line in printed.splitlines() if line.startswith("budget"))
+    assert line.endswith(f"({note})")
 
 
 def test_a_complete_command_line_may_be_run_dry(there: Path) -> None:

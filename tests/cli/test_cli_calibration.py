@@ -44,6 +44,24 @@ def test_a_calibrated_run(command: str, there: Path) -> None:
     assert not json.loads(finished.stdout)["notes"]
 
 
+def test_inspect_sums_up_a_calibration(there: Path) -> None:
+    told = json.loads(succeed("inspect", "c.safetensors", "--json").stdout)
+    first, *lines = succeed("inspect", "c.safetensors").stdout.splitlines()
+    assert first.startswith("c.safetensors: a calibration by thermoq ")
+    printed = dict(line.split(maxsplit=1) for line in lines)
+    (part,) = told["components"].values()
+    assert part["fingerprint"] in printed["model"]
+    assert printed["layers"] == f"{told['num_layers']} layers with {told['num_inputs']} inputs"
+    assert printed["schedule"] == "gaussian, 1,000 timesteps in 20 bins"
+    assert printed["sampler"] == "ExampleScheduler, 8 samples in 25 steps, seed 0"
+    assert printed["rows"] == f"{told['num_rows']:,} kept, at most 16 of an input in each bin"
+    assert printed["fingerprint"] == told["fingerprint"]
+    Path("cut.safetensors").write_bytes(Path("c.safetensors").read_bytes()[:-8])
+    finished = run("inspect", "cut.safetensors")
+    assert finished.exit_code == 1
+    assert "expected a model directory" not in finished.problem()
+
+
 def test_key_and_flag_do_the_same(there: Path) -> None:
     Path("c.yaml").write_text("quantization: {calibration: c.safetensors, grouping: adaptive}\n")
     words = ("baseline", "--model", "model", "--quiet", "--output")
@@ -75,6 +93,15 @@ def test_a_file_that_is_not_there(there: Path) -> None:
     code, text = refused("--calibration", "no.safetensors")
     assert code == 1
     assert text == "error: no.safetensors: cannot be read: No such file or directory"
+
+
+def test_a_directory(there: Path) -> None:
+    for flags in (["--calibration", "."], ["--calibration", "model"]):
+        code, text = refused(*flags)
+        assert code == 2
+        assert text == f"error: --calibration: expected a file, got a directory, {flags[1]}"
+        planned = run("quantize", "--model", "model", "--dry-run", *flags)
+        assert (planned.exit_code, planned.stderr.strip()) == (code, text)
 
 
 def test_a_truncated_file(there: Path) -> None:

@@ -24,11 +24,19 @@ from command_line import (
     succeed,
     tree,
 )
+from comparison_examples import denoiser_evaluation
 from models import dit, dream, read_tensors, unet
 from safetensors_files import Tensors
 from thermoq import demonstration
 from thermoq.checkpoint import read_header
+from thermoq.comparison.sources import source_of_directory
 from thermoq.report.json import THERMODYNAMIC_KEYS, read_json
+from thermoq.shipped_evaluation import (
+    ShippedEvaluations,
+    ShippedVariant,
+    digest_of,
+    figures_of,
+)
 
 QUERY = "transformer_blocks.0.attn1.to_q.weight"
 
@@ -264,6 +272,7 @@ def test_inspect_follows_method_and_encoding(there: Path) -> None:
         (["--encoding", "affine"], "affine 2"),
         (["--scale-bits", 8, "--minimum-bits", 8, "--super-block", 64], "coded 2"),
         (["--bit-width", 4], "coded 4"),
+        (["--rotation", "hadamard"], "coded 2, hadamard"),
     ):
         finished = succeed("inspect", "model", *flags)
         (row,) = (line for line in finished.stdout.splitlines() if QUERY in line)
@@ -353,46 +362,110 @@ def test_export_shards_threads_overwrite(there: Path) -> None:
 # demo.
 
 
-def test_demo_of_the_bundled_model(tmp_path: Path) -> None:
-    finished = succeed("demo", "--output", tmp_path / "demo")
-    assert finished.stderr == ""
-    printed = dict(line.split(maxsplit=1) for line in finished.stdout.splitlines())
-    assert (tmp_path / "demo/report.html").as_uri() == printed["open"]
-    succeed("verify", tmp_path / "demo/quantized")
-    report = read_json(tmp_path / "demo/report.json")
-    assert report.thermodynamics is not None
-    assert report.thermodynamics.num_layers_with_time_parameters > 0
+def test_demo_of_the_bundled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr(demonstration, "LIVE_SAMPLES", 8)
+    two = {name: demonstration.VARIANTS[name] for name in ("baseline", "optimize")}
+    monkeypatch.setattr(demonstration, "VARIANTS", two)
+    printed = succeed("demo", "--output", tmp_path / "demo").stdout
+    page = tmp_path / "demo/comparison.html"
+    assert printed.splitlines()[-1].split() == ["open", page.as_uri()]
+    succeed("verify", tmp_path / "demo/optimize")
+    report = read_json(tmp_path / "demo/optimize.json")
     assert report.parameter_source == "calibration"
-    assert succeed(*shlex.split(printed["next"])[1:]).exit_code == 0
+    assert report.evaluation is not None
+    assert report.evaluation.num_samples == 8
+    assert "shipped" not in printed
+    found = thermoq.compare([tmp_path / "demo/baseline.json", tmp_path / "demo/optimize.json"])
+    (error,) = (row.cells[1] for row in found.rows if row.key == "error_by_part")
+    assert error.verdict == "better"
+    assert shlex.split(report.assessment.next_command)[0] == "thermoq"
 
 
 @pytest.fixture
 def bundled(there: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small model in place of the bundled one, with a calibration."""
+    """A small model in place of the bundled one, with a calibration, and no torch."""
     resources = SimpleNamespace(files=lambda package: there, as_file=importlib.resources.as_file)
     monkeypatch.setattr(demonstration, "resources", resources)
     monkeypatch.setattr(demonstration, "MODEL_FOLDER", "model")
     monkeypatch.setattr(demonstration, "CALIBRATION_FILE", "calibration.safetensors")
+    monkeypatch.setattr(demonstration, "EVALUATION_FILE", "evaluation.json")
+    monkeypatch.setattr(demonstration, "has_torch", lambda: False)
     calibrated(there / "model", there / "calibration.safetensors")
     return there
 
 
 def test_demo(bundled: Path) -> None:
     printed = succeed("demo").stdout
-    names = ["quantized", "report.html", "report.json", "report.log"]
-    assert sorted(path.name for path in Path("thermoq-demo").iterdir()) == names
-    address = (bundled / "thermoq-demo/report.html").as_uri()
+    parts = [
+        f"{name}{end}" for name in demonstration.VARIANTS for end in ("", ".html", ".json", ".log")
+    ]
+    assert sorted(path.name for path in Path("thermoq-demo").iterdir()) == sorted(
+        ["comparison.html", *parts]
+    )
+    address = (bundled / "thermoq-demo/comparison.html").as_uri()
     assert printed.splitlines()[-1].split() == ["open", address]
-    succeed("verify", "thermoq-demo/quantized")
-    report = json.loads(Path("thermoq-demo/report.json").read_text())
-    assert (report["bit_width"], report["num_time_groups"]) == (2, 4)
+    assert "Phase 3 stops before the output correction" in printed
+    assert "not measured: no figures are shipped for it" in printed
+    reports = [
+        json.loads(Path(f"thermoq-demo/{n}.json").read_text()) for n in demonstration.VARIANTS
+    ]
+    assert [report["phase"] for report in reports] == ["baseline", "smooth", "optimize", "optimize"]
+    assert {(r["bit_width"], r["num_time_groups"]) for r in reports} == {(2, 4)}
+    for name in demonstration.VARIANTS:
+        succeed("verify", f"thermoq-demo/{name}")
 
-    step = shlex.split(report["assessment"]["next_command"])
-    succeed(*step[1:])
     flags = ["--output", "thermoq-demo", "--bit-width", 8, "--num-time-groups", 6, "--quiet"]
     assert run("demo", *flags) == Finished(0, "", "")
-    report = json.loads(Path("thermoq-demo/report.json").read_text())
+    report = json.loads(Path("thermoq-demo/smooth.json").read_text())
     assert (report["bit_width"], report["num_time_groups"]) == (8, 6)
+
+
+def test_demo_with_shipped_figures(bundled: Path) -> None:
+    succeed("demo")
+    shipped = {}
+    for name, error in (("baseline", 0.1), ("smooth", 0.1), ("optimize", 0.05)):
+        checkpoint = Path("thermoq-demo") / name
+        source = source_of_directory(checkpoint, read_json(checkpoint.with_suffix(".json")))
+        shipped[name] = ShippedVariant(
+            bit_width=2,
+            num_time_groups=4,
+            codes=digest_of(source.codes or {}),
+            figures=figures_of(source.report),
+            evaluation=denoiser_evaluation(error),
+        )
+    file = ShippedEvaluations(command="by hand", variants=shipped)
+    Path("evaluation.json").write_text(file.model_dump_json())
+    printed = succeed("demo").stdout
+    assert " shipped  " in printed
+    assert "evaluation figures are shipped, not measured in this run" in " ".join(printed.split())
+    page = Path("thermoq-demo/comparison.html").read_text()
+    assert 'class="shipped" title="shipped, not measured in this run"' in page
+    assert json.loads(Path("thermoq-demo/smooth.json").read_text())["evaluation"] is None
+
+    def without(*flags: object) -> str:
+        text = " ".join(succeed("demo", *flags).stdout.split())
+        assert " shipped, not measured" not in text
+        return text
+
+    said = "the shipped figures are of INT2 and 4 time groups"
+    assert said in without("--bit-width", 4)
+    assert said in without("--num-time-groups", 6)
+    other = {name: one.model_copy(update={"codes": "other"}) for name, one in shipped.items()}
+    Path("evaluation.json").write_text(
+        file.model_copy(update={"variants": other}).model_dump_json()
+    )
+    assert "the shipped figures are of other codes" in without()
+    moved = {
+        name: one.model_copy(update={"figures": {**one.figures, "smoothness_score": 0.1}})
+        for name, one in shipped.items()
+    }
+    Path("evaluation.json").write_text(
+        file.model_copy(update={"variants": moved}).model_dump_json()
+    )
+    assert "the shipped figures are of other time parameters" in without()
+    Path("evaluation.json").write_text("{}")
+    assert "evaluation.json: not shipped evaluations: command" in run("demo").stderr
 
 
 def test_demo_refuses_what_is_not_its_own(bundled: Path) -> None:
@@ -419,9 +492,9 @@ def test_a_failed_demo_leaves_nothing(bundled: Path) -> None:
 
 
 def test_a_demo_after_a_killed_one(bundled: Path) -> None:
-    remains = Path("thermoq-demo/.quantized.thermoq-partial-0a1b2c3d")
+    remains = Path("thermoq-demo/.baseline.thermoq-partial-0a1b2c3d")
     remains.mkdir(parents=True)
-    assert succeed("demo").stderr == (
+    assert succeed("demo").stderr.startswith(
         f"warning: {remains.resolve()}: left by a killed run; "
         "safe to delete unless one is still writing\n"
     )
@@ -463,9 +536,14 @@ def test_the_next_command_runs(command: str, chain: str, there: Path) -> None:
         seen.append(step)
         name, *words = shlex.split(step)
         assert name == "thermoq"
-        if words[0] == "export":
+        if words[0] in ("export", "evaluate"):
             break
         assert words[0] in (command, "quantize")
+    if words[0] == "evaluate":  # after a later phase; it needs torch and a model that can run
+        assert words[1:4:2] == ["--model", "--quantized"]
+        assert Path(str(words[2])).is_dir()
+        succeed("verify", words[4])
+        return
     assert words[0] == "export"
     succeed(*words)
     assert any(Path(str(words[-1])).rglob("*.safetensors"))

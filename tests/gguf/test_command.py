@@ -7,6 +7,7 @@ from pathlib import Path
 
 import models
 import pytest
+from calibrations import calibrated
 from command_line import run, small_pipeline, succeed
 from gguf_files import long_names
 from safetensors_files import write_safetensors
@@ -40,6 +41,23 @@ def test_what_was_rounded_is_named(there: Path) -> None:
     assert f", {len(named)} not exact, " in first
     assert named
     assert all("relative squared error" in line for line in named)
+
+
+def test_activation_parameters_are_dropped_in_one_line(there: Path) -> None:
+    calibrated(there / "model", there / "c.safetensors")
+    flags = ["--calibration", "c.safetensors", "--quiet"]
+    succeed("quantize", "--model", "model", "--output", "measured", *flags)
+    printed = succeed("export", "measured", "m.gguf", "--format", "gguf").stdout
+    told = json.loads(succeed("export", "measured", "n.gguf", "--format", "gguf", "--json").stdout)
+    dropped = [row["name"] for row in told["tensors"] if row["outcome"] == "dropped"]
+    assert len(dropped) > 2
+    assert all(".activation_" in name for name in dropped)
+    assert [line for line in printed.splitlines() if "dropped" in line] == [
+        f"{len(dropped)} tensors dropped (activation parameters; GGUF loaders know no time "
+        f"parameters), such as {dropped[0]}"
+    ]
+    first = printed.splitlines()[0]  # of what is in the file
+    assert f" {len(told['tensors']) - len(dropped)} tensors, all exact, " in first
 
 
 def test_what_no_block_type_holds_is_counted_by_reason(there: Path) -> None:

@@ -6,22 +6,25 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from thermoq.checkpoint.carried import MANIFEST_NAME
 from thermoq.checkpoint.header import DTYPE_BITS
 from thermoq.checkpoint.strict_json import JsonObject, read_json_object
+from thermoq.checkpoint.trajectory_entries import (
+    Checksum,
+    ManifestPart,
+    Number,
+    OutputCorrectionEntry,
+    ScheduleEntry,
+    SmoothingEntry,
+    TimeGroupTable,
+    check_starts,
+    check_timestep_table,
+)
 from thermoq.checkpoint.untrusted import bad_file, shown
 from thermoq.encodings import (
     MAX_GROUP_SIZE,
@@ -36,7 +39,6 @@ from thermoq.weights import FLOAT_TYPES, Scheme
 FORMAT_VERSION = 1
 ROTATED_VERSION = 2
 """Of components with rotated tensors, which a reader of version 1 would misread."""
-SCHEDULE_KINDS = ("gaussian", "flow_matching", "masked")
 
 
 def _known_dtype(name: str) -> str:
@@ -51,27 +53,16 @@ def _known_bit_width(bit_width: int) -> int:
     return bit_width
 
 
-def _known_schedule(kind: str) -> str:
-    if kind not in SCHEDULE_KINDS:
-        raise ValueError("expected a known schedule")
-    return kind
-
-
 BitWidth = Annotated[int, AfterValidator(_known_bit_width)]
 ParameterBits = Annotated[int, Field(ge=1, le=8)]
 Dimension = Annotated[int, Field(ge=0)]
 
 
-class _Part(BaseModel):
-    # Additions keep the version: a key that a later thermoq wrote does not matter here.
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-
-class _Tensor(_Part):
+class _Tensor(ManifestPart):
     shape: tuple[Dimension, ...]
     source_dtype: Annotated[str, AfterValidator(_known_dtype)]
     same_as: str | None = None
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+    sha256: Checksum | None = Field(
         default=None, description="of the stored parts; null with same_as"
     )
 
@@ -118,8 +109,14 @@ class QuantizedTensor(_Tensor):
         default=None, description="of the inputs; the codes are those of the rotated matrix"
     )
     rotation_seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
-    activation_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+    activation_sha256: Checksum | None = Field(
         default=None, description="of its activation parameters; null if it has none"
+    )
+    time_groups_of_rows: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="sets of row gains and biases: 1, or one a time group"
+    )
+    time_sha256: Checksum | None = Field(
+        default=None, description="of its row gains, then the biases; null if it has none"
     )
 
     @model_validator(mode="after")
@@ -136,6 +133,8 @@ class QuantizedTensor(_Tensor):
             raise ValueError("expected rotation and rotation_seed together, got one of them")
         if self.rotation is not None and (len(self.shape) != 2 or self.row_dimension):
             raise ValueError("expected a matrix with rotation")
+        if (self.time_groups_of_rows is None) != (self.time_sha256 is None):
+            raise ValueError("expected time_groups_of_rows and time_sha256 together, got one")
         self._check_coded()
         return self
 
@@ -172,36 +171,7 @@ class QuantizedTensor(_Tensor):
 TensorEntry = Annotated[CopiedTensor | QuantizedTensor, Field(discriminator="encoding")]
 
 
-class TimeGroupTable(_Part):
-    """The time groups, noisiest first; group `g` starts at timestep `time_group_starts[g]`."""
-
-    num_timesteps: Annotated[int, Field(ge=1)]
-    time_group_starts: tuple[float, ...]
-
-    @model_validator(mode="after")
-    def _falls(self) -> TimeGroupTable:
-        starts, last = self.time_group_starts, self.num_timesteps - 1
-        if not starts or starts[0] != last:
-            got = shown(starts[0]) if starts else "none"
-            raise ValueError(f"expected time_group_starts from {shown(last)}, got {got}")
-        for before, after in pairwise(starts):
-            if not before > after >= 0:
-                raise ValueError(
-                    f"expected time_group_starts that fall strictly, down to 0 at most, "
-                    f"got {after:g} after {before:g}"
-                )
-        return self
-
-
-class ScheduleEntry(_Part):
-    """The noise schedule of the model; `description` is for people."""
-
-    kind: Annotated[str, AfterValidator(_known_schedule)]
-    num_timesteps: Annotated[int, Field(ge=1)]
-    description: str
-
-
-class Manifest(_Part):
+class Manifest(ManifestPart):
     """One quantized component."""
 
     format: Literal["thermoq"] = "thermoq"
@@ -216,6 +186,15 @@ class Manifest(_Part):
     activation_bits: Annotated[int, Field(ge=1, le=8)] | None = Field(
         default=None, description="of the codes that activation zero points are among"
     )
+    smoothing: SmoothingEntry | None = Field(
+        default=None, description="null: parameters jump from a time group to the next"
+    )
+    output_correction: OutputCorrectionEntry | None = None
+    timestep_table: tuple[tuple[Number, Number], ...] | None = Field(
+        default=None,
+        description="values that the model is handed, rising, and the timesteps that they stand "
+        "for; null: the value is the timestep, or for flow matching up to 1 the noise level",
+    )
     tensors: dict[str, TensorEntry]
     report: dict[str, Any] = Field(description="the run's report, without what varies by machine")
 
@@ -225,6 +204,26 @@ class Manifest(_Part):
         if self.format_version < needed:
             got = self.format_version
             raise ValueError(f"expected format_version {needed} with rotated tensors, got {got}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_time_groups(self) -> Manifest:
+        num_timesteps = self.time_groups.num_timesteps
+        if self.smoothing is not None:
+            self.smoothing.check(self.time_groups)
+        if self.output_correction is not None:
+            starts = self.output_correction.bin_starts
+            check_starts("output_correction: bin_starts", starts, num_timesteps)
+        if self.timestep_table is not None:
+            check_timestep_table(self.timestep_table, num_timesteps)
+        num_groups = len(self.time_groups.time_group_starts)
+        for name, entry in self.tensors.items():
+            sets = entry.time_groups_of_rows if isinstance(entry, QuantizedTensor) else None
+            if sets not in (None, 1, num_groups):
+                wanted = "1" if num_groups == 1 else f"1 or {num_groups}"
+                raise ValueError(
+                    f"tensor {shown(name)}: time_groups_of_rows: expected {wanted}, got {sets}"
+                )
         return self
 
 
@@ -244,11 +243,15 @@ def write_manifest(manifest: Manifest, component_directory: Path) -> None:
     content = manifest.model_dump(mode="json", exclude_none=True)
     report = content.pop("report")
     content |= {"tensors_sha256": tensors_checksum(content["tensors"]), "report": report}
+    manifest_path(component_directory).write_text(manifest_text(content), encoding="utf-8")
+
+
+def manifest_text(content: JsonObject) -> str:
+    """Return the JSON of a manifest as it lies in the file."""
     # A tensor and a layer of the report a line: compact, and diffs stay readable.
     levels = {"tensors": 1, "report": 2}
     lines = (f"{_compact(key)}:{_laid_out(content[key], levels.get(key, 0))}" for key in content)
-    text = "{\n" + ",\n".join(lines) + "\n}\n"
-    manifest_path(component_directory).write_text(text, encoding="utf-8")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def read_content(component_directory: Path) -> JsonObject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,25 @@ from thermoq.checkpoint.manifest import (
     read_content,
 )
 from thermoq.checkpoint.reader import Component, MappedFiles, StoredTensor
+from thermoq.checkpoint.stored_time import (
+    read_activation,
+    read_output_correction,
+    read_rows,
+    read_schedule,
+)
+from thermoq.checkpoint.time_parts import (
+    OUTPUT_BIAS,
+    OUTPUT_GAIN,
+    activation_parts,
+    output_parts,
+    row_parts,
+)
 from thermoq.checkpoint.untrusted import bad_tensor, shown
-from thermoq.checkpoint.writer import StoredPart, activation_parts
+from thermoq.checkpoint.writer import StoredPart
+from thermoq.interpolation import TimeSchedule
+from thermoq.output_correction import OutputCorrection, fits_kind
 from thermoq.rotation import Rotation
+from thermoq.time_parameters import RowParameters, TimeParameters
 from thermoq.weights import QuantizedMatrix, dequantize, from_matrix, matrix_shape
 
 _ARRAY_DTYPES = {"F16": np.float16, "U8": np.uint8, "I8": np.int8}
@@ -41,6 +58,14 @@ def _activation_parts(name: str, manifest: Manifest) -> tuple[StoredPart, ...]:
     entry = manifest.tensors[name]
     has_some = not isinstance(entry, CopiedTensor) and entry.activation_sha256 is not None
     return activation_parts(name, len(manifest.time_groups.time_group_starts) if has_some else 0)
+
+
+def _row_parts(name: str, manifest: Manifest) -> tuple[StoredPart, ...]:
+    entry = manifest.tensors[name]
+    if isinstance(entry, CopiedTensor):
+        return ()
+    num_rows, _ = matrix_shape(entry.shape, entry.row_dimension)
+    return row_parts(name, entry.time_groups_of_rows or 0, num_rows)
 
 
 @dataclass(frozen=True)
@@ -63,6 +88,44 @@ class QuantizedComponent:
         """Return where the activation parameters of tensor `name` lie; none if it has none."""
         parts = _activation_parts(name, self.manifest)
         return [self.component.tensors[part.name] for part in parts]
+
+    def row_parts(self, name: str) -> list[StoredTensor]:
+        """Return where the row gains and biases of tensor `name` lie; none if it has none."""
+        return [self.component.tensors[part.name] for part in _row_parts(name, self.manifest)]
+
+    def time_parts(self, name: str) -> list[StoredTensor]:
+        """Return where all lies that varies along the trajectory of tensor `name`."""
+        return [*self.activation_parts(name), *self.row_parts(name)]
+
+    def output_parts(self) -> list[StoredTensor]:
+        """Return where the gains and biases of the model's prediction lie, if there are any."""
+        entry = self.manifest.output_correction
+        if entry is None:
+            return []
+        names = (OUTPUT_GAIN,) if entry.kind == "logits" else (OUTPUT_GAIN, OUTPUT_BIAS)
+        return [self.component.tensors[name] for name in names]
+
+    def schedule(self) -> TimeSchedule:
+        """Return the schedule that all time parameters of the component follow."""
+        return read_schedule(self)
+
+    def activation(self, name: str, files: MappedFiles | None = None) -> TimeParameters | None:
+        """Return the activation parameters of tensor `name`, in float64; None if it has none.
+
+        Raises InputError, as the next two, for a file that `verify` would refuse.
+        """
+        with _mapped(files) as mapped:
+            return read_activation(self, name, mapped)
+
+    def rows(self, name: str, files: MappedFiles | None = None) -> RowParameters | None:
+        """Return the row gains and biases of tensor `name`, in f32; None if it has none."""
+        with _mapped(files) as mapped:
+            return read_rows(self, name, mapped)
+
+    def output_correction(self, files: MappedFiles | None = None) -> OutputCorrection | None:
+        """Return the correction of the model's prediction; None if there is none."""
+        with _mapped(files) as mapped:
+            return read_output_correction(self, mapped)
 
     def names(self) -> Iterator[str]:
         """Yield the original tensors' names in the order of their bytes in the files."""
@@ -105,6 +168,11 @@ class QuantizedComponent:
             files.release(part)
 
 
+def _mapped(files: MappedFiles | None) -> contextlib.AbstractContextManager[MappedFiles]:
+    """Return files that stay open, or ones for the length of a block."""
+    return MappedFiles() if files is None else contextlib.nullcontext(files)
+
+
 def is_quantized(component: Component) -> bool:
     """True if thermoq wrote the component."""
     return manifest_path(component.directory).is_file()
@@ -140,7 +208,8 @@ def _check(quantized: QuantizedComponent) -> None:
     path = manifest_path(quantized.component.directory)
     expected: set[str] = set()
     for name, entry in entries.items():
-        for part in _activation_parts(name, quantized.manifest):
+        manifest = quantized.manifest
+        for part in (*_activation_parts(name, manifest), *_row_parts(name, manifest)):
             expected.add(part.name)
             _check_part(path, part, tensors)
         if entry.same_as is not None:
@@ -149,9 +218,24 @@ def _check(quantized: QuantizedComponent) -> None:
         for part in stored_parts(name, entry):
             expected.add(part.name)
             _check_part(path, part, tensors)
+    _check_output_correction(path, quantized)
     for name, tensor in tensors.items():
         if name not in expected and not _is_addition(name, entries):
             raise bad_tensor(tensor.path, name, f"expected an entry in {path.name}, got none")
+
+
+def _check_output_correction(path: Path, quantized: QuantizedComponent) -> None:
+    """Check that what the manifest says of a correction is stored, in shapes that its kind has."""
+    entry, tensors = quantized.manifest.output_correction, quantized.component.tensors
+    if entry is None:
+        return
+    num_bins, bias = len(entry.bin_starts), tensors.get(OUTPUT_BIAS)
+    for part in output_parts(num_bins, None if bias is None else bias.shape):
+        _check_part(path, part, tensors)
+    if not fits_kind(entry.kind, num_bins, None if bias is None else bias.shape):
+        got = "none" if bias is None else list(bias.shape)
+        problem = f"expected biases of {num_bins} bins that fit the kind {entry.kind}, got {got}"
+        raise bad_tensor(path.parent, OUTPUT_BIAS, problem)
 
 
 def _is_addition(name: str, entries: dict[str, TensorEntry]) -> bool:
@@ -169,7 +253,8 @@ def _check_alias(
         raise bad_tensor(
             path, name, f"expected same_as to name a stored tensor, got {shown(entry.same_as)}"
         )
-    same = {"same_as": None, "sha256": None, "activation_sha256": None}
+    own = ("same_as", "sha256", "activation_sha256", "time_groups_of_rows", "time_sha256")
+    same = dict.fromkeys(own)
     ignored = {"reason"} if isinstance(entry, CopiedTensor) else {"layer_class"}
     one = entry.model_copy(update=same).model_dump(exclude=ignored)
     other = original.model_copy(update=same).model_dump(exclude=ignored)

@@ -47,16 +47,6 @@ class StoredPart:
         return len(_json_text({self.name: self.header_entry(file_bytes)})) - len("{}") + len(",")
 
 
-def activation_parts(name: str, num_time_groups: int) -> tuple[StoredPart, ...]:
-    """Return what holds the activation parameters of tensor `name`; nothing for no time groups."""
-    if num_time_groups == 0:
-        return ()
-    return (
-        StoredPart(f"{name}.activation_scale", "F16", (num_time_groups,)),
-        StoredPart(f"{name}.activation_zero_point", "U8", (num_time_groups,)),
-    )
-
-
 @dataclass(frozen=True)
 class WrittenFiles:
     """What `CheckpointWriter` made: the safetensors files, their bytes, those of the headers."""
@@ -91,10 +81,19 @@ class _Shard:
 
 
 def planned_files(
-    directory: Path, stem: str, tensors: Mapping[str, Sequence[StoredPart]], max_shard_bytes: int
+    directory: Path,
+    stem: str,
+    tensors: Mapping[str, Sequence[StoredPart]],
+    max_shard_bytes: int,
+    late: Sequence[StoredPart] = (),
 ) -> WrittenFiles:
-    """Return what a `CheckpointWriter` of these arguments will make, to the byte."""
-    shards = _shards(directory, stem, tensors, max_shard_bytes)
+    """Return what a `CheckpointWriter` of these arguments will make, to the byte.
+
+    `late` are the parts of its late shard, where it has one.
+    """
+    shards = _shards(directory, stem, tensors, max_shard_bytes, bool(late))
+    if late:
+        shards[-1] = _Shard(shards[-1].path, tuple(late))
     headers = sum(len(shard.layout()[0]) for shard in shards)
     data = sum(part.nbytes for shard in shards for part in shard.parts)
     return WrittenFiles(tuple(shard.path for shard in shards), headers + data, headers)
@@ -107,6 +106,9 @@ class CheckpointWriter:
     parts share a shard, and a shard holds at most `max_shard_bytes` unless one tensor needs more.
     Everything lies at an offset fixed beforehand, so nothing is held back. One file is open at a
     time. Use as a context manager; `OSError` passes through.
+
+    With `late_shard` there is one shard more, the last, for what is known at the end only:
+    `write_late` keeps it until `finish`.
     """
 
     def __init__(
@@ -115,10 +117,13 @@ class CheckpointWriter:
         stem: str,
         tensors: Mapping[str, Sequence[StoredPart]],
         max_shard_bytes: int,
+        *,
+        late_shard: bool = False,
     ) -> None:
         self._directory = directory
         self._stem = stem
-        self._shards = _shards(directory, stem, tensors, max_shard_bytes)
+        self._shards = _shards(directory, stem, tensors, max_shard_bytes, late_shard)
+        self._late: list[tuple[StoredPart, NDArray[np.uint8]]] | None = [] if late_shard else None
         self._tensors = tensors
         self._shard_of = {part.name: shard for shard in self._shards for part in shard.parts}
         self._open: tuple[Path, int] | None = None  # one at a time: a model may have hundreds
@@ -143,30 +148,56 @@ class CheckpointWriter:
         """Write the parts of `tensor` and return the SHA-256 of their bytes, one after another."""
         digest = hashlib.sha256()
         for part, array in zip(self._tensors[tensor], arrays, strict=True):
-            data = array.reshape(-1).view(np.uint8)
-            if data.nbytes != part.nbytes:
-                raise ValueError(f"{part.name}: expected {part.nbytes} bytes, got {data.nbytes}")
-            view = data.data
-            digest.update(view)
-            shard = self._shard_of[part.name]
-            descriptor = self._opened(shard)
-            _write_at(descriptor, view, self._offsets[shard.path][part.name])
-            self._written.add(part.name)
+            data = _bytes_of(part, array)
+            digest.update(data.data)
+            self._put(part, data)
+        return digest.hexdigest()
+
+    def write_late(self, parts: Sequence[StoredPart], arrays: Sequence[NDArray[np.generic]]) -> str:
+        """Keep `parts` for the late shard and return the SHA-256 of their bytes."""
+        if self._late is None:
+            raise ValueError(f"{parts[0].name}: expected a late shard, got none")
+        digest = hashlib.sha256()
+        for part, array in zip(parts, arrays, strict=True):
+            data = _bytes_of(part, array).copy()
+            digest.update(data.data)
+            self._late.append((part, data))
         return digest.hexdigest()
 
     def finish(self) -> WrittenFiles:
-        """Write the index if there are several shards; every tensor must have been written."""
+        """Write the late shard, and the index if there are several shards.
+
+        Every tensor must have been written.
+        """
+        if self._late is not None:
+            self._write_late_shard(self._late)
         missing = self._shard_of.keys() - self._written
         if missing:
             raise ValueError(f"never written: {min(missing)}")
         if len(self._shards) > 1:
-            self._write_index()
+            weight_map = {name: shard.path.name for name, shard in self._shard_of.items()}
+            total = sum(part.nbytes for shard in self._shards for part in shard.parts)
+            write_index(self._directory, self._stem, weight_map, total)
         for shard in self._shards:
             if not shard.parts:
                 self._opened(shard)
         self._close()
         paths = tuple(shard.path for shard in self._shards)
         return WrittenFiles(paths, sum(self._sizes.values()), self._header_bytes)
+
+    def _put(self, part: StoredPart, data: NDArray[np.uint8]) -> None:
+        shard = self._shard_of[part.name]
+        descriptor = self._opened(shard)
+        _write_at(descriptor, data.data, self._offsets[shard.path][part.name])
+        self._written.add(part.name)
+
+    def _write_late_shard(self, kept: Sequence[tuple[StoredPart, NDArray[np.uint8]]]) -> None:
+        """Fix the last shard's offsets, now that all of it is known, and write it."""
+        shard = _Shard(self._shards[-1].path, tuple(part for part, _ in kept))
+        self._shards[-1] = shard
+        self._shard_of |= {part.name: shard for part in shard.parts}
+        for part, data in kept:
+            self._put(part, data)
 
     def _opened(self, shard: _Shard) -> int:
         """Return the descriptor of a shard's file, made when it is first asked for."""
@@ -194,20 +225,49 @@ class CheckpointWriter:
         finally:
             os.close(descriptor)
 
-    def _write_index(self) -> None:
-        total = sum(part.nbytes for shard in self._shards for part in shard.parts)
-        index = {
-            "metadata": {"total_size": total},
-            "weight_map": {name: self._shard_of[name].path.name for name in sorted(self._shard_of)},
-        }
-        path = self._directory / f"{self._stem}.safetensors.index.json"
-        path.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+def write_index(directory: Path, stem: str, weight_map: Mapping[str, str], nbytes: int) -> None:
+    """Write the index of shards: which of them holds each tensor; `nbytes` of tensors in all."""
+    index = {"metadata": {"total_size": nbytes}, "weight_map": dict(sorted(weight_map.items()))}
+    text = json.dumps(index, indent=2, ensure_ascii=False)
+    path = directory / f"{stem}.safetensors.index.json"
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def rewrite_shard(
+    path: Path, parts: Sequence[StoredPart], arrays: Sequence[NDArray[np.generic]]
+) -> None:
+    """Put a small shard in the place of the one at `path`, at once."""
+    beginning, offsets = _Shard(path, tuple(parts)).layout()
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(beginning)
+        for part, array in sorted(
+            zip(parts, arrays, strict=True), key=lambda pair: offsets[pair[0].name]
+        ):
+            file.write(_bytes_of(part, array).data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _bytes_of(part: StoredPart, array: NDArray[np.generic]) -> NDArray[np.uint8]:
+    data = array.reshape(-1).view(np.uint8)
+    if data.nbytes != part.nbytes:
+        raise ValueError(f"{part.name}: expected {part.nbytes} bytes, got {data.nbytes}")
+    return data
 
 
 def _shards(
-    directory: Path, stem: str, tensors: Mapping[str, Sequence[StoredPart]], max_shard_bytes: int
+    directory: Path,
+    stem: str,
+    tensors: Mapping[str, Sequence[StoredPart]],
+    max_shard_bytes: int,
+    late_shard: bool,
 ) -> list[_Shard]:
-    """Fill shards in the order of the tensors."""
+    """Fill shards in the order of the tensors; the late one comes last, and empty."""
     groups: list[list[StoredPart]] = [[]]
     size = 0
     for parts in tensors.values():
@@ -217,6 +277,8 @@ def _shards(
             size = 0
         groups[-1].extend(parts)
         size += nbytes
+    if late_shard:
+        groups.append([])
     if len(groups) == 1:
         return [_Shard(directory / f"{stem}.safetensors", tuple(groups[0]))]
     names = (f"{stem}-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1))

@@ -13,11 +13,14 @@ from typing import Annotated, Any
 import typer
 
 from thermoq.cli.calibrate import calibrate
+from thermoq.cli.compare import compare
 from thermoq.cli.console import one_line
 from thermoq.cli.demo import demo
+from thermoq.cli.evaluate import evaluate
 from thermoq.cli.export import export
 from thermoq.cli.inspect import inspect
 from thermoq.cli.quantize import baseline, quantize
+from thermoq.cli.stopping import Stopped
 from thermoq.cli.verify import verify
 from thermoq.errors import ThermoqError
 from thermoq.interrupts import STOPPING_SIGNALS
@@ -30,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (baseline, quantize, calibrate, inspect, verify, export, demo):
+for command in (baseline, quantize, calibrate, evaluate, compare, inspect, verify, export, demo):
     app.command()(command)
 
 # What the parser raises for wrong usage: the base of its error classes, wherever typer keeps it.
@@ -61,10 +64,6 @@ def _root(
         raise typer.Exit(2)
 
 
-class _Stopped(BaseException):
-    """A signal that stops the program; its number is the argument."""
-
-
 def main() -> None:
     """Run the command line: exit code 0 done, 1 failed, 2 wrong usage, 128 + N on signal N."""
     try:
@@ -72,9 +71,8 @@ def main() -> None:
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
                 signal.signal(number, _stop)
         exit_code, problem = _run()
-    except _Stopped as stopped:
-        what = "interrupted" if stopped.args[0] == signal.SIGINT else "terminated"
-        exit_code, problem = 128 + stopped.args[0], f"{what}; nothing unfinished is left behind"
+    except Stopped as stopped:
+        exit_code, problem = 128 + stopped.number, str(stopped)
     for number in STOPPING_SIGNALS:  # all is done, and it is too late to say otherwise
         signal.signal(number, signal.SIG_IGN)
     if problem:
@@ -106,8 +104,7 @@ def _run() -> tuple[int, str]:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    # Not KeyboardInterrupt, of which the parser makes something else.
-    raise _Stopped(number)
+    raise Stopped(number)
 
 
 def _discard_output() -> None:

@@ -87,7 +87,7 @@ def _schemes(row: PlannedClass) -> list[str]:
 
 
 def _print_totals(plan: QuantizationPlan) -> None:
-    from thermoq.report.wording import significant
+    from thermoq.report.wording import counted, significant
 
     limit = f" of at most {megabytes(plan.max_size_bytes)}" if plan.max_size_bytes else ""
     target = f" of at most {plan.target_bits:g}" if plan.target_bits else ""
@@ -106,5 +106,12 @@ def _print_totals(plan: QuantizationPlan) -> None:
     if plan.relative_squared_error is not None:
         error = significant(plan.relative_squared_error)
         lines.append(("error", f"relative squared error {error}, predicted"))
+        if plan.prediction_note is not None:
+            lines.append(("predicted", plan.prediction_note))
+    rotated = sum(tensor.rotation is not None for tensor in plan.tensors)
+    if rotated:
+        quantized = sum(tensor.encoding is not None for tensor in plan.tensors)
+        what = f"hadamard, of the inputs of {rotated} of {counted(quantized, 'quantized tensor')}"
+        lines.append(("rotation", what))
     for name, text in lines:
         typer.echo(f"{name:<11} {text}")

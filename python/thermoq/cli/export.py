@@ -57,6 +57,7 @@ def export(
     ] = False,
 ) -> None:
     """Decode a quantized checkpoint for other tools: a dense one, or one component as GGUF."""
+    from thermoq.exporting import dropped_time_parameters
     from thermoq.exporting import export as run
 
     if json and format == "safetensors":
@@ -79,6 +80,9 @@ def export(
     if isinstance(written, Path):
         if not quiet:
             typer.echo(f"{target}: written")
+            dropped = dropped_time_parameters(directory)
+            if dropped is not None:
+                typer.echo(f"left out, as weights alone are exported: {dropped}")
     elif json:
         print_json(written)
     elif not quiet:
@@ -86,13 +90,14 @@ def export(
 
 
 def _print_tensors(written: GgufExport, *, hint: bool) -> None:
-    """Print a line a type and a reason for no block type, and one for every inexact tensor."""
+    """Print a line a type, a reason for no block type or for leaving out, and a rounded tensor."""
     from thermoq.report.wording import counted, significant
 
-    inexact = written.inexact
-    state = f"{len(inexact)} not exact" if inexact else "all exact"
+    rounded, dropped = written.rounded, written.dropped()
+    state = f"{len(rounded)} not exact" if rounded else "all exact"
+    num_tensors = len(written.tensors) - sum(group.num_tensors for group in dropped)
     typer.echo(
-        f"{written.path}: {counted(len(written.tensors), 'tensor')}, {state}, "
+        f"{written.path}: {counted(num_tensors, 'tensor')}, {state}, "
         f"{megabytes(written.nbytes)} (architecture {written.architecture})"
     )
     for total in written.type_totals():
@@ -107,12 +112,17 @@ def _print_tensors(written: GgufExport, *, hint: bool) -> None:
             f"{counted(len(written.shortened), 'name')} shortened to 63 bytes; "
             "--names full keeps them, as diffusers and ComfyUI want them"
         )
-    for tensor in inexact:
-        became = "dropped"
-        if tensor.outcome == "rounded":
-            error = significant(tensor.relative_squared_error)
-            became = f"{tensor.type}, relative squared error {error}"
-        typer.echo(f"{tensor.name}: {tensor.stored} -> {became} ({tensor.note})")
+    for group in dropped:
+        typer.echo(
+            f"{counted(group.num_tensors, 'tensor')} dropped ({group.reason}), "
+            f"such as {group.example}"
+        )
+    for tensor in rounded:
+        error = significant(tensor.relative_squared_error)
+        typer.echo(
+            f"{tensor.name}: {tensor.stored} -> {tensor.type}, relative squared error {error} "
+            f"({tensor.note})"
+        )
 
 
 def _print_unblocked(written: GgufExport, hint: bool) -> None:

@@ -9,15 +9,18 @@ import typer
 
 from thermoq.cli import options
 from thermoq.cli.console import ONE_LINE_WIDTH, console_and_table, megabytes, print_json, warn
+from thermoq.cli.inspect_calibration import show_calibration
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from thermoq.inspection import InspectedTensor, Inspection
+    from thermoq.inspection import InspectedTensor, InspectedTrajectory, Inspection
 
 
 def inspect(
-    directory: Annotated[Path, typer.Argument(help="A checkpoint, quantized or not.")],
+    directory: Annotated[
+        Path, typer.Argument(help="A checkpoint, quantized or not, or a calibration file.")
+    ],
     method: options.Method = None,
     bit_width: options.BitWidth = None,
     encoding: options.Encoding = None,
@@ -25,13 +28,21 @@ def inspect(
     super_block: options.SuperBlock = None,
     scale_bits: options.ScaleBits = None,
     minimum_bits: options.MinimumBits = None,
+    rotation: options.Rotation = None,
     config: options.Config = None,
     component: options.Component = None,
     json: options.Json = False,
 ) -> None:
-    """List a checkpoint's tensors: classes, bits, sizes; of another's, what `quantize` would do."""
+    """List a checkpoint's tensors: classes, bits, sizes; of another's, what `quantize` would do.
+
+    Of a calibration file: what it is of, and how it came to be.
+    """
+    from thermoq.calibration_inspection import is_calibration
     from thermoq.inspection import inspect as run
 
+    if is_calibration(directory):
+        show_calibration(directory, json=json)
+        return
     found = run(
         directory,
         config=config,
@@ -42,6 +53,7 @@ def inspect(
         super_block=super_block,
         scale_bits=scale_bits,
         minimum_bits=minimum_bits,
+        rotation=rotation,
         components=component,
     )
     for note in found.notes:
@@ -57,11 +69,38 @@ def _print_tables(found: Inspection) -> None:
     _, classes = console_and_table()
     state = "quantized by thermoq" if found.quantized else "not quantized; the plan is shown"
     typer.echo(f"{found.name} ({found.layout} layout, {state})")
+    for trajectory in found.trajectories:
+        typer.echo(_trajectory_text(trajectory))
     if console.width < ONE_LINE_WIDTH:
         _print_two_lines_each(found)
     else:
         console.print(_tensor_table(found, tensors))
     console.print(_class_table(found, classes))
+
+
+def _trajectory_text(found: InspectedTrajectory) -> str:
+    """Return what of a component varies along the trajectory, in a line."""
+    from thermoq.report.wording import counted
+
+    facts = [f"phase {found.phase}", counted(found.num_time_groups, "time group")]
+    if found.interpolation is not None:
+        low, high = min(found.windows), max(found.windows)
+        window = f"{high:g}" if low == high else f"{low:g} to {high:g}"
+        facts.append(f"{found.interpolation} within {window} timesteps of boundaries")
+    if found.num_activations:
+        layers = counted(found.num_activations, "layer")
+        facts.append(f"{found.activation_bits}-bit activations of {layers}")
+    if found.num_pooled or found.num_per_time_group:
+        facts.append(
+            f"row gains and biases of {counted(found.num_pooled, 'layer')} (pooled) and of "
+            f"{found.num_per_time_group} (per time group)"
+        )
+    if found.correction is not None:
+        bins = counted(found.correction_bins, "bin")
+        facts.append(f"output correction by {found.correction} in {bins}")
+    facts.append(f"{found.time_bytes:,} bytes of time parameters")
+    name = f"{found.component}: " if found.component else ""
+    return f"{name}{', '.join(facts)}"
 
 
 def _print_two_lines_each(found: Inspection) -> None:
@@ -105,7 +144,8 @@ def _encoding(tensor: InspectedTensor) -> str:
         return f"same as {tensor.same_as}"
     if tensor.bit_width is None:
         return f"copied: {tensor.reason}"
-    return f"{tensor.encoding} {tensor.bit_width}"
+    rotated = f", {tensor.rotation}" if tensor.rotation else ""
+    return f"{tensor.encoding} {tensor.bit_width}{rotated}"
 
 
 def _class_table(found: Inspection, table: Table) -> Table:

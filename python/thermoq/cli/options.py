@@ -141,7 +141,7 @@ Grouping = Annotated[
 SamplingSteps = Annotated[
     int | None,
     typer.Option(
-        help="Sampler steps, recorded in the report.",
+        help="Sampler steps: what one crosses is a jump.",
         show_default="the calibration's, or 50",
         **_INTEGER,
     ),
@@ -167,7 +167,80 @@ SmoothnessThreshold = Annotated[
 ]
 Phase = Annotated[
     str | None,
-    typer.Option(help="baseline (Phase 1).", show_default="baseline"),
+    typer.Option(
+        help="baseline (Phase 1), smooth (Phase 2) or optimize (Phases 2 and 3).",
+        show_default="baseline",
+    ),
+]
+Smoothing = Annotated[
+    bool | None,
+    typer.Option(
+        "--smoothing/--no-smoothing",
+        help="Phase 2: let parameters pass smoothly between time groups.",
+        show_default="by --phase",
+    ),
+]
+Optimization = Annotated[
+    bool | None,
+    typer.Option(
+        "--optimization/--no-optimization",
+        help="Phase 3: fit ranges, row gains and biases to the calibrated inputs.",
+        show_default="by --phase",
+    ),
+]
+Interpolation = Annotated[
+    str | None,
+    typer.Option(help="Phase 2: linear, cubic or sigmoid.", show_default="linear"),
+]
+Window = Annotated[
+    float | None,
+    typer.Option(
+        help="Phase 2: timesteps on each side of a boundary.",
+        show_default="half of the smaller time group",
+        **_NUMBER,
+    ),
+]
+Coupling = Annotated[
+    float | None,
+    typer.Option(help="Phase 3: pull between time groups; 0: none.", show_default="1", **_NUMBER),
+]
+GainEstimator = Annotated[
+    str | None,
+    typer.Option(
+        help="Phase 3: variance, unbiased or least_squares.",
+        show_default="variance for language models, else unbiased",
+    ),
+]
+ClipSearch = Annotated[
+    bool | None,
+    typer.Option(
+        "--clip-search/--no-clip-search",
+        help="Phase 3: search for activation ranges that clip; without it, those of Phase 1.",
+        show_default="clip-search",
+    ),
+]
+RowChoice = Annotated[
+    str | None,
+    typer.Option(
+        help="Phase 3: row gains and biases of all layers: none, pooled or per_time_group.",
+        show_default="by held-out rows, layer by layer",
+    ),
+]
+OutputCorrection = Annotated[
+    bool | None,
+    typer.Option(
+        "--output-correction/--no-output-correction",
+        help="Phase 3: correct the model's prediction by time bin; needs torch.",
+        show_default="where torch is there",
+    ),
+]
+Sequential = Annotated[
+    bool | None,
+    typer.Option(
+        "--sequential/--no-sequential",
+        help="Phase 3: fit each layer to the inputs that quantized layers give it.",
+        show_default="no-sequential",
+    ),
 ]
 
 # Those of `calibrate`.
@@ -213,5 +286,17 @@ Size = Annotated[
     int | None,
     typer.Option(
         help="Pipelines: pixels of a sample's sides.", show_default="the model's own", **_INTEGER
+    ),
+]
+HeldOutData = Annotated[
+    Path | None,
+    typer.Option(help="Held-out data, none of the calibration's: text, a folder of images, .npy."),
+]
+Judged = Annotated[
+    int | None,
+    typer.Option(
+        help="Samples to draw for accuracy and Frechet distance; 0: none.",
+        show_default="500 of the bundled model",
+        **_INTEGER,
     ),
 ]

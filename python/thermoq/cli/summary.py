@@ -10,7 +10,7 @@ import typer
 from thermoq.cli.console import megabytes
 
 if TYPE_CHECKING:
-    from thermoq.report.model import BudgetResult, Report
+    from thermoq.report.model import BudgetResult, Report, Thermodynamics
 
 
 def print_summary(
@@ -44,6 +44,7 @@ def print_summary(
         lines.append(("outputs", f"cosine {cosine} of layer outputs, on the calibration's rows"))
     if result.budget is not None:
         lines.append(("budget", _budget_text(result.budget)))
+    lines += _optimization_lines(result)
     lines += _smoothness_lines(result)
     lines.append(("time", f"{result.provenance.times_s['total_s']:.2f} s"))
     for name, path in (("report", report), ("page", html_report)):
@@ -57,7 +58,27 @@ def _budget_text(budget: BudgetResult) -> str:
     from thermoq.report.wording import budget_text, significant
 
     error = significant(budget.predicted_relative_squared_error)
-    return f"{budget_text(budget)}; predicted relative squared error {error}"
+    note = f" ({budget.prediction_note})" if budget.prediction_note else ""
+    return f"{budget_text(budget)}; predicted relative squared error {error}{note}"
+
+
+def _optimization_lines(result: Report) -> list[tuple[str, str]]:
+    from thermoq.report.optimization_wording import choices_text, correction_text, time_bytes_text
+
+    found = result.optimization
+    if found is None:
+        return []
+    lines = [
+        ("rows", f"{choices_text(found)}; {time_bytes_text(result.sizes)} are time parameters")
+    ]
+    lines += [("correction", correction_text(one)) for one in found.output_corrections]
+    return lines
+
+
+def _before(thermodynamics: Thermodynamics) -> str:
+    from thermoq.report.wording import before_text
+
+    return "" if thermodynamics.before is None else f"; {before_text(thermodynamics.before)}"
 
 
 def _smoothness_lines(result: Report) -> list[tuple[str, str]]:
@@ -80,7 +101,7 @@ def _smoothness_lines(result: Report) -> list[tuple[str, str]]:
                 "smoothness",
                 f"{result.smoothness_score:.4f} ({band}), "
                 f"{counted(result.violation_count or 0, 'violation')} over "
-                f"{counted(result.num_time_groups, 'time group')}",
+                f"{counted(result.num_time_groups, 'time group')}{_before(result.thermodynamics)}",
             )
         )
         source = source_text(result.parameter_source)

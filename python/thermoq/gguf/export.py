@@ -26,6 +26,10 @@ from thermoq.staging import published_together, refused, sync
 
 Bytes = NDArray[np.uint8]
 
+_ACTIVATION = "activation parameters"
+_ROWS = "row gains and biases"
+_OUTPUT = "output correction"
+
 
 @dataclass(frozen=True)
 class GgufOptions:
@@ -200,8 +204,15 @@ def _in_order(pieces: Sequence[Bytes], swap_halves: bool) -> Bytes:
 def _dropped(part: QuantizedComponent) -> Iterable[GgufTensor]:
     """What is stored beside the tensors of the source: time parameters and other additions."""
     known = {stored.name for name in part.manifest.tensors for stored in part.parts(name)}
+    names = part.manifest.tensors
+    kinds = {
+        **{stored.name: _ACTIVATION for name in names for stored in part.activation_parts(name)},
+        **{stored.name: _ROWS for name in names for stored in part.row_parts(name)},
+        **{stored.name: _OUTPUT for stored in part.output_parts()},
+    }
     for name, tensor in part.component.tensors.items():
         if name not in known:
+            what = kinds.get(name, "no tensor of the source")
             yield GgufTensor(
                 name,
                 "",
@@ -211,5 +222,5 @@ def _dropped(part: QuantizedComponent) -> Iterable[GgufTensor]:
                 0,
                 "dropped",
                 1.0,
-                "no tensor of the source; GGUF loaders know no time parameters",
+                f"{what}; GGUF loaders know no time parameters",
             )

@@ -54,6 +54,15 @@ class Unblocked:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """Additions that were left out for one reason; `example` is the first's name."""
+
+    reason: str
+    num_tensors: int
+    example: str
+
+
+@dataclass(frozen=True)
 class GgufExport:
     """A GGUF file that was written: `nbytes` on disk, and its tensors in their order there."""
 
@@ -108,6 +117,19 @@ class GgufExport:
             and tensor.type in ("F16", "F32")
             and not tensor.stored.startswith("copied ")
         )
+
+    def dropped(self) -> tuple[Dropped, ...]:
+        """Sum up what was left out, by reason, in the order of the checkpoint."""
+        found: dict[str, list[str]] = {}
+        for tensor in self.tensors:
+            if tensor.outcome == "dropped":
+                found.setdefault(tensor.note, []).append(tensor.name)
+        return tuple(Dropped(note, len(names), names[0]) for note, names in found.items())
+
+    @property
+    def rounded(self) -> tuple[GgufTensor, ...]:
+        """Those that were rounded a second time."""
+        return tuple(tensor for tensor in self.tensors if tensor.outcome == "rounded")
 
     @property
     def inexact(self) -> tuple[GgufTensor, ...]:

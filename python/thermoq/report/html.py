@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from thermoq.report import wording
+from thermoq.report import evaluation_wording, optimization_wording, wording
 from thermoq.report.atomic import atomic_text
 from thermoq.report.charts import boundary_chart, byte_bars, score_ruler
 from thermoq.report.model import Report
@@ -35,7 +35,7 @@ def render_html(report: Report) -> str:
     row_named = {full_name(row.layer): row for row in profile.rows}
     worst = report.thermodynamics.worst_layers if report.thermodynamics else []
     return (
-        _environment()
+        page_environment()
         .get_template("report.html.j2")
         .render(
             report=report,
@@ -61,7 +61,8 @@ def render_html(report: Report) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Return what renders the package's templates, with the filters that they share."""
     environment = Environment(
         loader=FunctionLoader(_template),
         autoescape=True,
@@ -81,10 +82,18 @@ def _environment() -> Environment:
         "groups": wording.groups,
         "budget_text": wording.budget_text,
         "calibration_text": wording.calibration_text,
+        "smoothing_text": wording.smoothing_text,
+        "before_text": wording.before_text,
         "scheme_text": wording.scheme_text,
+        "choices_text": optimization_wording.choices_text,
+        "choices_verdict": optimization_wording.choices_verdict,
+        "correction_text": optimization_wording.correction_text,
+        "time_bytes_text": optimization_wording.time_bytes_text,
         "short_groups": wording.short_groups,
         "plain": wording.plain,
         "shortened": wording.shortened,
+        "evaluation_text": evaluation_wording.evaluation_text,
+        "evaluation_tables": evaluation_wording.evaluation_tables,
         "breakable": _breakable,
         "command": _command,
         "prose": _prose,
@@ -94,6 +103,7 @@ def _environment() -> Environment:
         counted=wording.counted,
         outcome=wording.outcome,
         cell_title=cell_title,
+        choice_words=optimization_wording.CHOICE_WORDS,
         inlined=lambda name: Markup(_template(name)),
     )
     return environment

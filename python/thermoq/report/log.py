@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from thermoq.report.atomic import atomic_text
+from thermoq.report.evaluation_wording import evaluation_lines
 from thermoq.report.model import (
     CopiedRow,
     LayerRow,
@@ -13,9 +14,11 @@ from thermoq.report.model import (
     Report,
     Thermodynamics,
 )
+from thermoq.report.optimization_wording import layer_line, optimization_lines
 from thermoq.report.order import full_name, network_order
 from thermoq.report.wording import (
     VALIDATION_KEY,
+    before_text,
     budget_text,
     calibration_text,
     close_to_one,
@@ -28,6 +31,7 @@ from thermoq.report.wording import (
     shape,
     significant,
     size,
+    smoothing_text,
     source_text,
     step_name,
     timestep,
@@ -49,10 +53,13 @@ def render_log(report: Report) -> str:
         ("schedule", _schedule(report)),
         ("quantized tensors", _layers(report)),
         ("copied tensors", _copied(report)),
+        ("optimization", optimization_lines(report)),
+        ("optimization of layers", _layer_optimization(report)),
         ("smoothness of layers", _layer_smoothness(report)),
         ("boundaries", _boundaries(report)),
         ("violations", _violations(report)),
         ("patterns", _patterns(report)),
+        ("evaluation", evaluation_lines(report.evaluation)),
         ("warnings", iter(report.warnings)),
         ("headline", _headline(report)),
         ("verdict", _verdict(report)),
@@ -114,6 +121,8 @@ def _budget(report: Report) -> Iterator[str]:
         f"{significant(budget.predicted_lower_bound)} within the budget), "
         f"got {significant(budget.squared_error)}"
     )
+    if budget.prediction_note is not None:
+        yield f"predicted: {budget.prediction_note}"
     for row in budget.schemes:
         yield f"{counted(row.num_tensors, 'tensor')} in {scheme_text(row)}"
 
@@ -130,6 +139,8 @@ def _schedule(report: Report) -> Iterator[str]:
             f"{timestep(row.end_timestep)}, signal^2 {significant(row.signal_variance)}, "
             f"noise^2 {significant(row.noise_variance)} in the middle"
         )
+    if thermodynamics.smoothing is not None:
+        yield smoothing_text(thermodynamics.smoothing)
 
 
 def _output(row: LayerRow) -> str:
@@ -162,6 +173,12 @@ def _copied(report: Report) -> Iterator[str]:
             f"{index}/{len(report.copied)} {full_name(row)}: {shape(row.shape)} "
             f"{row.source_dtype}, {_stored(row)}: {row.reason}"
         )
+
+
+def _layer_optimization(report: Report) -> Iterator[str]:
+    for row in network_order(report.layers):
+        if row.optimization is not None:
+            yield f"{full_name(row)}: {layer_line(row, row.optimization)}"
 
 
 def _layer_smoothness(report: Report) -> Iterator[str]:
@@ -259,12 +276,19 @@ def _headline(report: Report) -> Iterator[str]:
 def _scores(report: Report, thermodynamics: Thermodynamics) -> Iterator[str]:
     source = _source(report)
     yield f"smoothness score: {fixed(report.smoothness_score)}{source}"
+    if thermodynamics.group_smoothness_score is not None:
+        between = fixed(thermodynamics.group_smoothness_score)
+        yield f"smoothness score between time groups: {between}{source}"
+    if thermodynamics.before is not None:
+        yield f"{before_text(thermodynamics.before)}{source}"
     jump = (
         "not available" if thermodynamics.total_jump is None else fixed(thermodynamics.total_jump)
     )
     yield f"total jump: {jump} of at most {thermodynamics.max_possible_jump:g}{source}"
     violations = "not available" if report.violation_count is None else str(report.violation_count)
     yield f"violations: {violations} above {thermodynamics.smoothness_threshold:g}{source}"
+    if thermodynamics.layer_violation_count is not None:
+        yield f"violations in single layers: {_layer_violations(thermodynamics)}{source}"
     yield (
         f"boundary scores: min {fixed(report.min_boundary_score)}, "
         f"max {fixed(report.max_boundary_score)}, mean {fixed(report.mean_boundary_score)}, "
@@ -276,6 +300,13 @@ def _scores(report: Report, thermodynamics: Thermodynamics) -> Iterator[str]:
     )
     if thermodynamics.worst_layers:
         yield f"worst layers: {', '.join(thermodynamics.worst_layers)}{source}"
+
+
+def _layer_violations(thermodynamics: Thermodynamics) -> str:
+    text = f"{thermodynamics.layer_violation_count}"
+    if thermodynamics.before is None:
+        return text
+    return f"{text}, in Phase 1 {thermodynamics.before.layer_violation_count}"
 
 
 def _verdict(report: Report) -> Iterator[str]:

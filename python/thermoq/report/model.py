@@ -10,8 +10,19 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from thermoq.report.evaluation_model import Evaluation
+from thermoq.report.optimization_model import LayerOptimization, OptimizationSummary
 from thermoq.report.plan import SchemeRow
-from thermoq.terms import Encoding, LayerClass, Method, ParameterSource, Severity
+from thermoq.terms import (
+    Encoding,
+    Interpolation,
+    LayerClass,
+    Method,
+    ParameterSource,
+    Phase,
+    PredictingMethod,
+    Severity,
+)
 
 REPORT_FORMAT_VERSION: Final = 1
 
@@ -34,8 +45,9 @@ class Violation(ReportPart):
 class Boundary(ReportPart):
     """The transition between time group `boundary_idx` and the next, over the whole model.
 
-    Jumps are clipped to 1 per layer before averaging (weighted by number of weights); the
-    `unclipped_*` pair is the same average without the clip.
+    Jumps are the largest changes that one sampling step crosses there. They are clipped to 1 per
+    layer before averaging (weighted by number of weights); the `unclipped_*` pair is the same
+    average without the clip.
     """
 
     boundary_idx: int
@@ -104,7 +116,10 @@ class LayerRow(ReportPart):
     )
     stored_bytes: int = Field(
         description="bytes on disk: of the weights, none if they lie under `same_as`, and of the "
-        "activation parameters"
+        "time parameters"
+    )
+    time_parameter_bytes: int = Field(
+        default=0, description="of them, of activation parameters, row gains and biases"
     )
     bits_per_weight: float = Field(description="of the encoding, stored once or not")
     relative_squared_error: float = Field(description="||W^ - W||^2 / ||W||^2; 0 for W = W^ = 0")
@@ -126,6 +141,9 @@ class LayerRow(ReportPart):
     )
     same_as: str | None = Field(description="the tensor with identical bytes that is stored")
     time_parameters: LayerTimeParameters | None
+    optimization: LayerOptimization | None = Field(
+        default=None, description="null without Phase 3, or without calibrated inputs"
+    )
 
 
 class CopiedRow(ReportPart):
@@ -156,7 +174,7 @@ class Sizes(ReportPart):
     """Bytes and bits per weight as they lie on disk.
 
     The quantized components' safetensors files are `quantized_bytes + copied_bytes +
-    header_bytes = model_bytes` long; the source's are `source_bytes`.
+    output_correction_bytes + header_bytes = model_bytes` long; the source's are `source_bytes`.
     """
 
     source_bytes: int
@@ -164,6 +182,12 @@ class Sizes(ReportPart):
     quantized_bytes: int
     copied_bytes: int
     header_bytes: int
+    time_parameter_bytes: int = Field(
+        default=0,
+        description="of all that varies along the trajectory: of quantized_bytes the layers' time "
+        "parameters, and output_correction_bytes",
+    )
+    output_correction_bytes: int = Field(default=0, description="of a prediction's correction")
     directory_bytes: int = Field(description="every file of the output directory but the manifest")
     num_weights: int = Field(description="of all tensors of the quantized components")
     num_quantized_weights: int
@@ -185,6 +209,12 @@ class BudgetResult(ReportPart):
     achieved_bits: float = Field(description="sizes.bits_per_weight_quantized")
     achieved_bytes: int = Field(description="sizes.model_bytes")
     predicted_bytes: int
+    predicted_by: PredictingMethod = Field(
+        description="the method whose weight errors these are: for `hessian` that of `lsq`"
+    )
+    prediction_note: str | None = Field(
+        description="what keeps predicted errors from being the run's; null if nothing does"
+    )
     squared_error: float = Field(description="sum of ||W^ - W||^2 over the quantized tensors")
     predicted_squared_error: float = Field(description="the same, from some of the rows")
     predicted_relative_squared_error: float
@@ -279,6 +309,28 @@ class Provenance(ReportPart):
     times_s: dict[str, float]
 
 
+class SmoothingSummary(ReportPart):
+    """Phase 2's schedule over timesteps: how parameters move between time groups."""
+
+    interpolation: Interpolation
+    window: float | None = Field(description="that was asked for; null: the widest that fits")
+    windows: list[float] = Field(
+        description="half widths in timesteps, per boundary; 0: it is crossed at once"
+    )
+    clamped_boundaries: list[int] = Field(
+        description="where half the smaller time group is less than was asked for"
+    )
+
+
+class SmoothnessBefore(ReportPart):
+    """What Phase 1 measures on the same layers, before smoothing and optimization."""
+
+    smoothness_score: float
+    violation_count: int
+    layer_violation_count: int
+    boundary_scores: list[float]
+
+
 class Thermodynamics(ReportPart):
     """The part that `thermodynamic.validation.enabled: false` leaves out."""
 
@@ -291,6 +343,25 @@ class Thermodynamics(ReportPart):
     num_timesteps: int
     num_layers_with_time_parameters: int
     worst_layers: list[str]
+    layer_violation_count: int | None = Field(
+        default=None,
+        description="pairs of layer and boundary above the threshold, where violation_count is of "
+        "boundaries of the whole model",
+    )
+    group_smoothness_score: float | None = Field(
+        default=None,
+        description="of the jumps between the time groups' mean parameters, where smoothness_score "
+        "is of those that one sampling step crosses; the same without smoothing",
+    )
+    smoothing: SmoothingSummary | None = Field(default=None, description="null: piecewise constant")
+    widest_window_scores: dict[Interpolation, float] | None = Field(
+        default=None,
+        description="what smoothness_score would be with the widest windows, by interpolation; "
+        "null where there is no boundary",
+    )
+    before: SmoothnessBefore | None = Field(
+        default=None, description="null where the run smoothed and optimized nothing"
+    )
 
 
 class Report(ReportPart):
@@ -303,7 +374,7 @@ class Report(ReportPart):
     format_version: Literal[1] = 1
     thermoq_version: str
     model_name: str
-    phase: Literal["baseline"]
+    phase: Phase
     method: Method
     encoding: Encoding = Field(description="of matrices with `bit_width`, as the next four")
     bit_width: int
@@ -338,9 +409,13 @@ class Report(ReportPart):
     assessment: Assessment | None = None
     budget: BudgetResult | None = Field(description="null without a size budget")
     calibration: CalibrationSummary | None = Field(description="null without a calibration")
+    optimization: OptimizationSummary | None = Field(description="null without Phase 3")
     sizes: Sizes
     layer_classes: list[ClassRow]
     layers: list[LayerRow]
     copied: list[CopiedRow]
     warnings: list[str]
     provenance: Provenance
+    evaluation: Evaluation | None = Field(
+        description="null until `thermoq evaluate` has run the model"
+    )

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from thermoq.terms import Encoding, LayerClass, Method
+from thermoq.terms import Encoding, LayerClass, Method, PredictingMethod, RotationKind
 
 
 class PlanPart(BaseModel):
@@ -48,6 +48,7 @@ class PlannedTensor(PlanPart):
     super_block: int | None
     scale_bits: int | None
     minimum_bits: int | None
+    rotation: RotationKind | None = Field(description="of the layer's inputs; null: none")
     source_bytes: int
     stored_bytes: int = Field(description="bytes on disk; 0 if stored under `same_as`")
     squared_error: float | None
@@ -75,6 +76,12 @@ class QuantizationPlan(PlanPart):
     thermoq_version: str
     model_name: str
     method: Method
+    predicted_by: PredictingMethod = Field(
+        description="the method whose weight errors these are: for `hessian` that of `lsq`"
+    )
+    prediction_note: str | None = Field(
+        description="what keeps predicted errors from being the run's; null if nothing does"
+    )
     target_bits: float | None
     max_size_bytes: int | None
     source_bytes: int

@@ -1,4 +1,6 @@
-"""The parameters over the trajectory: step lines from noise on the left to clean on the right.
+"""The parameters over the trajectory: lines from noise on the left to clean on the right.
+
+Step lines where every time group keeps its own, curves where a schedule smooths them.
 
 Under the noise-schedule prior only ratios between time groups mean anything, so scales are shown
 relative to the first group. Positions are percentages, as in `charts`.
@@ -10,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from thermoq.report.curves import Knots, Window, knots_of
 from thermoq.report.model import LayerRow, LayerTimeParameters, Report, TimeGroupRow
 from thermoq.report.order import full_name, labels_of
 from thermoq.report.scales import Axis, Tick, even_steps, ratio_steps
@@ -33,7 +36,7 @@ class TimeBand:
 
 @dataclass(frozen=True)
 class StepLine:
-    """One layer's values over the trajectory, a path in a square of PATH_UNITS."""
+    """One layer's values per time group, and a path over the trajectory in PATH_UNITS squared."""
 
     layer: LayerRow
     name: str
@@ -55,6 +58,7 @@ class TrajectoryChart:
     mean_path: str
     left_out: int
     crowded: bool
+    windows: list[Window]
 
 
 def time_bands(report: Report) -> list[TimeBand]:
@@ -81,6 +85,7 @@ def scale_chart(report: Report) -> TrajectoryChart | None:
     lines = _values(report, _scale_ratios)
     if not lines:
         return None
+    knots = knots_of(report, crowded=len(lines) > _CROWDED)
     positive = [value for _, values in lines for value in values if value > 0]
     low, high = min(positive), max(positive)
     margin = max(1.02, (high / low) ** 0.06)
@@ -89,7 +94,7 @@ def scale_chart(report: Report) -> TrajectoryChart | None:
         Tick(axis.percent(step), f"{step:g}{TIMES}") for step in ratio_steps(axis.last, axis.first)
     ]
     left_out = sum(_time_parameters(row) is not None for row in report.layers) - len(lines)
-    return _trajectory(report, "scale", lines, axis, ticks, left_out)
+    return _trajectory(report, "scale", lines, axis, ticks, left_out, knots)
 
 
 def zero_point_chart(report: Report) -> TrajectoryChart | None:
@@ -101,7 +106,8 @@ def zero_point_chart(report: Report) -> TrajectoryChart | None:
     ticks = [
         Tick(axis.percent(step), f"{step:g}") for step in (0, *_quarters(report.activation_bits))
     ]
-    return _trajectory(report, "zero_point", lines, axis, ticks, 0)
+    knots = knots_of(report, crowded=len(lines) > _CROWDED)
+    return _trajectory(report, "zero_point", lines, axis, ticks, 0, knots)
 
 
 def _quarters(activation_bits: int) -> list[int]:
@@ -138,6 +144,7 @@ def _trajectory(
     axis: Axis,
     ticks: list[Tick],
     left_out: int,
+    knots: Knots | None,
 ) -> TrajectoryChart:
     bands = time_bands(report)
     thermodynamics = report.thermodynamics
@@ -152,6 +159,12 @@ def _trajectory(
     steps = even_steps(0, time_axis.first, 5)
     crowded = len(lines) > _CROWDED
     names = labels_of(row for row, _ in lines)
+
+    def path(row: LayerRow, values: Sequence[float]) -> str:
+        if knots is None:
+            return _path(values, bands, axis, joined=not crowded or full_name(row) in worst)
+        return _curve(knots, _at_knots(knots, row, quantity, values, report), axis)
+
     return TrajectoryChart(
         quantity=quantity,
         bands=bands,
@@ -164,17 +177,49 @@ def _trajectory(
             StepLine(
                 layer=row,
                 name=names[id(row)],
-                path=_path(values, bands, axis, joined=not crowded or full_name(row) in worst),
+                path=path(row, values),
                 values=values,
                 worst=full_name(row) in worst,
             )
             for row, values in lines
         ],
         mean=means,
-        mean_path=_path(means, bands, axis),
+        mean_path=_mean_path(report, quantity, lines, means, bands, axis, knots),
         left_out=left_out,
         crowded=crowded,
+        windows=[] if knots is None else knots.windows,
     )
+
+
+def _at_knots(
+    knots: Knots, row: LayerRow, quantity: str, values: Sequence[float], report: Report
+) -> list[float]:
+    """What is in force for a layer with these `values` per time group, at each knot."""
+    if quantity == "scale":
+        return knots.blended(values)
+    assert row.time_parameters is not None
+    return knots.zero_points(row.time_parameters, report.activation_bits)
+
+
+def _mean_path(
+    report: Report,
+    quantity: Literal["scale", "zero_point"],
+    lines: Sequence[tuple[LayerRow, list[float]]],
+    means: Sequence[float],
+    bands: Sequence[TimeBand],
+    axis: Axis,
+    knots: Knots | None,
+) -> str:
+    if knots is None:
+        return _path(means, bands, axis)
+    if quantity == "scale":
+        return _curve(knots, knots.blended(means), axis)
+    weight = sum(row.num_weights for row, _ in lines) or 1
+    curves = [
+        [row.num_weights * value for value in _at_knots(knots, row, quantity, values, report)]
+        for row, values in lines
+    ]
+    return _curve(knots, [sum(values) / weight for values in zip(*curves, strict=True)], axis)
 
 
 def _path(
@@ -189,3 +234,13 @@ def _path(
         parts.append(f"M{round(band.left * unit)} {height}" if moves else f"V{height}")
         parts.append(f"H{round((band.left + band.width) * unit)}")
     return "".join(parts)
+
+
+def _curve(knots: Knots, values: Sequence[float], axis: Axis) -> str:
+    """A line through the values at the knots."""
+    unit = PATH_UNITS / 100
+    points = (
+        f"{round(place * unit)} {round(axis.percent(value) * unit)}"
+        for place, value in zip(knots.places, values, strict=True)
+    )
+    return "M" + "L".join(points)

@@ -12,6 +12,8 @@ from thermoq.report.model import (
     Characteristic,
     LayerRow,
     Report,
+    SmoothingSummary,
+    SmoothnessBefore,
 )
 from thermoq.report.plan import SchemeRow
 from thermoq.terms import ParameterSource, Severity
@@ -20,6 +22,7 @@ Tone = Literal["good", "bad", "neutral"]
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 NOT_AVAILABLE = "not available"
+_BOUNDARY = ("boundary", "boundaries")
 
 SOURCE_NOTES: dict[ParameterSource, str] = {
     "calibration": "measured along the trajectory",
@@ -47,6 +50,31 @@ def calibration_text(calibration: CalibrationSummary) -> str:
     if calibration.data_share > 0:
         text += f", {calibration.data_share:.0%} of the samples from given data"
     return text
+
+
+def smoothing_text(smoothing: SmoothingSummary) -> str:
+    """What a schedule does and where, in a sentence or two."""
+    open_windows = [window for window in smoothing.windows if window > 0]
+    low, high = min(open_windows), max(open_windows)
+    width = timestep(high) if low == high else f"{timestep(low)} to {timestep(high)}"
+    text = (
+        f"Within {width} timesteps on each side of a boundary, parameters move from one time "
+        f"group's to the next one's by {smoothing.interpolation} interpolation."
+    )
+    clamped = smoothing.clamped_boundaries
+    if smoothing.window is not None and clamped:
+        at = counted(len(clamped), *_BOUNDARY)
+        text += (
+            f" A window of {smoothing.window:g} was asked for; at {at} half the smaller time group "
+            "is less."
+        )
+    return text
+
+
+def before_text(before: SmoothnessBefore) -> str:
+    """What Phase 1 measures on the same layers, e.g. `Phase 1: 0.7234, 2 violations`."""
+    violations = counted(before.violation_count, "violation")
+    return f"Phase 1: {fixed(before.smoothness_score)}, {violations}"
 
 
 def fixed(value: float | None, decimals: int = 4) -> str:

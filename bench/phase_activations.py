@@ -1,0 +1,106 @@
+"""The phases on the demo model with 4-bit inputs and weights at full precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from demo_model import calibrations
+from full_weights import FullWeights
+from measuring import Result, note
+from phase_inputs import with_dynamic_inputs
+from phase_trajectory import ERRORS, Trajectories, against, error_cells
+from phase_variants import INTERVAL, PhaseOptions
+from reports import Report
+from thermoq.evaluation.sums import SumsOverTrajectory
+from variants import MODEL_ITSELF
+
+BITS = 4
+GROUPS = 10
+COUNTS = (1, 4, 20)
+WAYS = {"": False, ", rotated": True}
+TARGETS = {"Phase 2": 0.99, "Phase 3": 0.35, "Phase 3, rotated": 0.15}
+Models = Iterator[tuple[str, Callable[[], Any]]]
+
+
+def report(options: PhaseOptions) -> Report:
+    """Measure every phase, then its steps, other numbers of groups, and dynamic scales."""
+    trajectories = Trajectories(options)
+    calibration = calibrations(options)[MODEL_ITSELF]
+    rows = [["variant", *ERRORS]]
+    sums: dict[str, SumsOverTrajectory] = {}
+    for name, make in models(calibration, options):
+        note(f"making {name}")
+        sums[name] = trajectories.sums(make())
+        rows.append([name, *error_cells(sums[name], sums["Phase 1"])])
+    what = (
+        f"demo model, inputs of all layers at {BITS} bits, weights at full precision, {GROUPS} "
+        f"time groups: output error over {options.samples} held-out trajectories of {options.steps} "
+        "steps, and the mean of the quarters' ratios to Phase 1; noisiest quarter first"
+    )
+    return Report(what, rows, (), results(sums), "value", INTERVAL)
+
+
+def models(calibration: Path, options: PhaseOptions) -> Models:
+    """Yield the name and the maker of each variant, Phase 1 first."""
+    for way, rotated in WAYS.items():
+        yield from phases(FullWeights(calibration, BITS, GROUPS, rotated=rotated), way, options)
+        if options.ablation:
+            for count in COUNTS:
+                layers = FullWeights(calibration, BITS, count, rotated=rotated)
+                yield from other_groups(layers, f"G = {count}: ", way)
+
+
+def phases(layers: FullWeights, way: str, options: PhaseOptions) -> Models:
+    """Yield the phases on the same layers, and dynamic scales beside them."""
+    measured, optimized = layers.measured(), layers.optimized()
+    yield f"Phase 1{way}", lambda: layers.model(measured, smooth=False)
+    yield f"Phase 2{way}", lambda: layers.model(measured, smooth=True)
+    yield f"Phase 3{way}, no output correction", lambda: layers.model(optimized, smooth=True)
+    yield f"Phase 3{way}", lambda: layers.corrected(optimized, options.threads)
+    yield (
+        f"dynamic scales per token{way}",
+        lambda: with_dynamic_inputs(layers.model(measured, smooth=False), BITS),
+    )
+    if options.ablation:
+        yield from steps(layers, way, options)
+
+
+def steps(layers: FullWeights, way: str, options: PhaseOptions) -> Models:
+    """Yield each step of Phase 3 by itself."""
+    for name, choices in (
+        ("clip search alone", {"choice": "none", "coupling": 0.0}),
+        ("clip search, coupling", {"choice": "none"}),
+        ("gains alone", {"clip_search": False}),
+        ("all but correction, coupling 0", {"coupling": 0.0}),
+        ("all but correction, all pooled", {"choice": "pooled"}),
+        ("all but correction, all per_time_group", {"choice": "per_time_group"}),
+    ):
+        found = layers.optimized(**choices)
+        yield f"3: {name}{way}", lambda found=found: layers.model(found, smooth=True)
+    measured = layers.measured()
+    yield f"3: correction alone{way}", lambda: layers.corrected(measured, options.threads)
+
+
+def other_groups(layers: FullWeights, prefix: str, way: str) -> Models:
+    """Yield two phases with another number of time groups: with one, parameters are static."""
+    measured, optimized = layers.measured(), layers.optimized()
+    yield f"{prefix}Phase 1{way}", lambda: layers.model(measured, smooth=False)
+    name = f"{prefix}Phase 3{way}, no output correction"
+    yield name, lambda: layers.model(optimized, smooth=True)
+
+
+def results(sums: dict[str, SumsOverTrajectory]) -> list[Result]:
+    """The figures to reach, and dynamic scales beside Phase 3."""
+    first = sums["Phase 1"]
+    found = [
+        against(f"{name}: output error over Phase 1's", sums[name], first, target)
+        for name, target in TARGETS.items()
+    ]
+    for way in WAYS:
+        name, beside = f"dynamic scales per token{way}", f"Phase 3{way}"
+        for other in (beside, f"{beside}, no output correction"):
+            what = f"{name}: output error over that of {other}"
+            found.append(against(what, sums[name], sums[other]))
+    return found

@@ -1,0 +1,125 @@
+"""What varies along the trajectory, layer by layer: found, written, and noted for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from thermoq.activations import Activations
+from thermoq.checkpoint.time_parts import activation_arrays, row_arrays
+from thermoq.checkpoint.writer import CheckpointWriter
+from thermoq.config import QuantizationConfig
+from thermoq.optimization import OptimizationChoices, OptimizedLayer, layer_sample, optimize_layer
+from thermoq.optimization.inputs import Inputs
+from thermoq.plan import TensorPlan
+from thermoq.provenance import Stopwatch
+from thermoq.terms import GainEstimator
+from thermoq.time_parameters import RowParameters, TimeParameters
+from thermoq.weights import Matrix, QuantizedMatrix, dequantize, to_floats
+
+
+@dataclass(frozen=True)
+class StoredTimeParameters:
+    """The time parameters of a layer and the checksums of what was written; or nothing.
+
+    `plan` is the layer's, with what it stores in the end.
+    """
+
+    plan: TensorPlan
+    activation: TimeParameters | None = None
+    activation_sha256: str | None = None
+    rows: RowParameters | None = None
+    time_sha256: str | None = None
+    optimized: OptimizedLayer | None = None
+
+
+Weights = Callable[[], tuple[Matrix, QuantizedMatrix]]
+"""A layer's weights as they were and as they are stored."""
+
+
+class TimeWorker:
+    """Writes the time parameters of a run's layers, and fits them first where that is wanted."""
+
+    def __init__(
+        self,
+        config: QuantizationConfig,
+        activations: Activations,
+        stopwatch: Stopwatch,
+        estimator: GainEstimator | None,
+    ) -> None:
+        """Make one; `estimator` None: parameters are written as the calibration gives them."""
+        self._config = config
+        self._activations = activations
+        self._stopwatch = stopwatch
+        self._estimator = estimator
+
+    @property
+    def optimizes(self) -> bool:
+        """Whether there is a Phase 3."""
+        return self._estimator is not None
+
+    def write(
+        self, component: str, plan: TensorPlan, weights: Weights, writer: CheckpointWriter
+    ) -> StoredTimeParameters:
+        """Write what the layer of `plan` has; nothing for one that the calibration has not seen."""
+        if not plan.activation_parts:
+            return StoredTimeParameters(plan)
+        measured = self._activations.parameters[component, plan.tensor.name]
+        if self._estimator is None:
+            with self._stopwatch.measure("write_s"):
+                sha256 = writer.write(plan.activation_parts[0].name, activation_arrays(measured))
+            return StoredTimeParameters(plan, measured, sha256)
+        with self._stopwatch.measure("optimize_s"):
+            found = self.optimized(component, plan, weights)
+        activation, rows = (measured, None) if found is None else (found.activation, found.rows)
+        plan = replace(plan, num_row_sets=0 if rows is None else rows.num_groups)
+        sha256 = writer.write_late(plan.activation_parts, activation_arrays(activation))
+        time_sha256 = None
+        if rows is not None:
+            time_sha256 = writer.write_late(plan.row_parts, row_arrays(rows))
+        return StoredTimeParameters(plan, activation, sha256, rows, time_sha256, found)
+
+    def optimized(
+        self,
+        component: str,
+        plan: TensorPlan,
+        weights: Weights,
+        beside: Sequence[Inputs] | None = None,
+    ) -> OptimizedLayer | None:
+        """Run Phase 3 on a layer; None if no rows of its input were kept.
+
+        `beside`: its inputs in both models, by time group, instead of those of the calibration.
+        """
+        assert self._estimator is not None
+        measured = self._activations.parameters[component, plan.tensor.name]
+        source = self._activations.input_of(component, plan)
+        if source is None or not source.num_rows.any():
+            return None
+        matrix, quantized = weights()
+        threads, rotation = self._config.threads, quantized.rotation
+        decoded = dequantize(replace(quantized, rotation=None), "F32", threads=threads)
+        original = to_floats(matrix, threads)
+        if rotation is not None:  # the codes are those of the rotated matrix, and so are the rows
+            original = rotation.forward(original, threads)
+        sample = layer_sample(
+            source,
+            self._activations.groups_of_bins,
+            original,
+            decoded.view(np.float32).reshape(original.shape),
+            measured,
+            self._config.activation_bits,
+            rotate=None if rotation is None else rotation.forward,
+            beside=beside,
+        )
+        settings = self._config.thermodynamic.optimization
+        choices = OptimizationChoices(
+            coupling=settings.coupling,
+            estimator=self._estimator,
+            fits_rows=self._activations.fits_rows(component, plan),
+            seed=self._config.seed,
+            clip_search=settings.clip_search,
+            choice=settings.row_choice,
+        )
+        return optimize_layer(sample, choices)
