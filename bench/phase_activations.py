@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from phase_trajectory import ERRORS, Trajectories, against, error_cells
 from phase_variants import INTERVAL, PhaseOptions
 from reports import Report
 from thermoq.evaluation.sums import SumsOverTrajectory
+from thermoq.terms import LAYER_CLASSES, LayerClass
 from variants import MODEL_ITSELF
 
 BITS = 4
 GROUPS = 10
 COUNTS = (1, 4, 20)
+BODY: tuple[LayerClass, ...] = ("body",)
+SCOPES: Mapping[str, Collection[LayerClass]] = {"body": BODY, "all layers": LAYER_CLASSES}
 WAYS = {"": False, ", rotated": True}
 TARGETS = {"Phase 2": 0.99, "Phase 3": 0.35, "Phase 3, rotated": 0.15}
 Models = Iterator[tuple[str, Callable[[], Any]]]
@@ -28,28 +32,36 @@ def report(options: PhaseOptions) -> Report:
     """Measure every phase, then its steps, other numbers of groups, and dynamic scales."""
     trajectories = Trajectories(options)
     calibration = calibrations(options)[MODEL_ITSELF]
-    rows = [["variant", *ERRORS]]
-    sums: dict[str, SumsOverTrajectory] = {}
-    for name, make in models(calibration, options):
-        note(f"making {name}")
-        sums[name] = trajectories.sums(make())
-        rows.append([name, *error_cells(sums[name], sums["Phase 1"])])
+    rows, found = [["inputs of", "variant", *ERRORS]], []
+    for scope in SCOPES:
+        sums: dict[str, SumsOverTrajectory] = {}
+        for name, make in models(calibration, options, scope):
+            note(f"{scope}: making {name}")
+            sums[name] = trajectories.sums(make())
+            rows.append([scope, name, *error_cells(sums[name], sums["Phase 1"])])
+        found += results(scope, sums)
     what = (
-        f"demo model, inputs of all layers at {BITS} bits, weights at full precision, {GROUPS} "
-        f"time groups: output error over {options.samples} held-out trajectories of {options.steps} "
+        f"demo model, inputs at {BITS} bits, weights at full precision, {GROUPS} time groups: "
+        "those of body matrices alone, or of all layers, embedders and first and last projection "
+        f"included; output error over {options.samples} held-out trajectories of {options.steps} "
         "steps, and the mean of the quarters' ratios to Phase 1; noisiest quarter first"
     )
-    return Report(what, rows, (), results(sums), "value", INTERVAL)
+    return Report(what, rows, (), found, "value", INTERVAL)
 
 
-def models(calibration: Path, options: PhaseOptions) -> Models:
+def models(calibration: Path, options: PhaseOptions, scope: str) -> Models:
     """Yield the name and the maker of each variant, Phase 1 first."""
     for way, rotated in WAYS.items():
-        yield from phases(FullWeights(calibration, BITS, GROUPS, rotated=rotated), way, options)
-        if options.ablation:
+
+        def layers(groups: int, rotated: bool = rotated) -> FullWeights:
+            return FullWeights(calibration, BITS, groups, rotated=rotated, classes=SCOPES[scope])
+
+        usual = layers(GROUPS)
+        yield from phases(usual, way, options)
+        if options.ablation and scope == next(iter(SCOPES)):
+            yield from steps(usual, way, options)
             for count in COUNTS:
-                layers = FullWeights(calibration, BITS, count, rotated=rotated)
-                yield from other_groups(layers, f"G = {count}: ", way)
+                yield from other_groups(layers(count), f"G = {count}: ", way)
 
 
 def phases(layers: FullWeights, way: str, options: PhaseOptions) -> Models:
@@ -63,8 +75,6 @@ def phases(layers: FullWeights, way: str, options: PhaseOptions) -> Models:
         f"dynamic scales per token{way}",
         lambda: with_dynamic_inputs(layers.model(measured, smooth=False), BITS),
     )
-    if options.ablation:
-        yield from steps(layers, way, options)
 
 
 def steps(layers: FullWeights, way: str, options: PhaseOptions) -> Models:
@@ -78,7 +88,7 @@ def steps(layers: FullWeights, way: str, options: PhaseOptions) -> Models:
         ("all but correction, all per_time_group", {"choice": "per_time_group"}),
     ):
         found = layers.optimized(**choices)
-        yield f"3: {name}{way}", lambda found=found: layers.model(found, smooth=True)
+        yield f"3: {name}{way}", partial(layers.model, found, smooth=True)
     measured = layers.measured()
     yield f"3: correction alone{way}", lambda: layers.corrected(measured, options.threads)
 
@@ -91,16 +101,18 @@ def other_groups(layers: FullWeights, prefix: str, way: str) -> Models:
     yield name, lambda: layers.model(optimized, smooth=True)
 
 
-def results(sums: dict[str, SumsOverTrajectory]) -> list[Result]:
+def results(scope: str, sums: dict[str, SumsOverTrajectory]) -> list[Result]:
     """The figures to reach, and dynamic scales beside Phase 3."""
     first = sums["Phase 1"]
     found = [
-        against(f"{name}: output error over Phase 1's", sums[name], first, target)
+        against(f"{scope}, {name}: output error over Phase 1's", sums[name], first, target)
         for name, target in TARGETS.items()
     ]
     for way in WAYS:
+        what = f"{scope}, Phase 2{way}: output error over that of Phase 1{way}"
+        found.append(against(what, sums[f"Phase 2{way}"], sums[f"Phase 1{way}"]))
         name, beside = f"dynamic scales per token{way}", f"Phase 3{way}"
         for other in (beside, f"{beside}, no output correction"):
-            what = f"{name}: output error over that of {other}"
+            what = f"{scope}, {name}: output error over that of {other}"
             found.append(against(what, sums[name], sums[other]))
     return found

@@ -7,6 +7,7 @@ from typing import Any
 
 import thermoq
 from demo_model import MODEL, calibrations
+from measuring import Result
 from phase_inputs import with_dynamic_inputs, with_exact_inputs
 from phase_trajectory import ERRORS, Trajectories, against, cosine_against, error_cells
 from phase_variants import (
@@ -45,6 +46,7 @@ def report(options: PhaseOptions) -> Report:
         table = Table(trajectories, workshop)
         results = [one for codes in CODES for one in phase_results(table, codes)]
         results += best(table)
+        results += weights_alone(table)
         if options.ablation:
             for name, *settings in ablation():
                 table.add(name, workshop.make(HESSIAN, *settings))
@@ -79,7 +81,7 @@ class Table:
         return sums
 
 
-def phase_results(table: Table, codes: str) -> list[Any]:
+def phase_results(table: Table, codes: str) -> list[Result]:
     """Measure the three phases on the same codes."""
     made = {name: table.workshop.make(CODES[codes], phase) for name, phase in PHASES.items()}
     table.lines.append(f"{codes}, {same_codes(made)}")
@@ -99,7 +101,7 @@ def phase_results(table: Table, codes: str) -> list[Any]:
     return results
 
 
-def best(table: Table) -> list[Any]:
+def best(table: Table) -> list[Result]:
     """Measure Phase 3 with the weight methods that lose least."""
     ways: dict[str, Settings] = {
         "affine, rotated": ROTATED,
@@ -112,6 +114,25 @@ def best(table: Table) -> list[Any]:
         what = f"best: Phase 3, {name}, over Phase 1 on the affine codes: output error"
         results.append(against(what, sums, first))
     return results
+
+
+def weights_alone(table: Table) -> list[Result]:
+    """Measure phases with inputs in f32: what 8-bit inputs cost is beyond what codes and rows do.
+
+    Row gains are those that were fitted with quantized inputs.
+    """
+    sums = {}
+    ways: dict[str, Settings] = {
+        **PHASES,
+        "Phase 3, no output correction": {**OPTIMIZE, **UNCORRECTED},
+    }
+    for name, phase in ways.items():
+        made = table.workshop.make(HESSIAN, phase)
+        exact = with_exact_inputs(thermoq.load(made.directory))
+        sums[name] = table.add(f"{name}, affine, inputs in f32", made, exact)
+    what = "affine, inputs in f32, {}: output error over Phase 1's"
+    first = sums.pop("Phase 1")
+    return [against(what.format(name), one, first) for name, one in sums.items()]
 
 
 def ablation() -> Iterator[tuple[Any, ...]]:
@@ -146,5 +167,5 @@ def comparisons(table: Table) -> None:
         made = table.workshop.make(codes, PHASES["Phase 1"])
         dynamic = with_dynamic_inputs(thermoq.load(made.directory), ACTIVATION_BITS)
         table.add(f"dynamic scales per token, {name}", made, dynamic)
-        exact = with_exact_inputs(thermoq.load(made.directory))
-        table.add(f"inputs in f32, {name}", made, exact)
+    exact = with_exact_inputs(thermoq.load(made.directory))
+    table.add("Phase 1, affine, rotated, inputs in f32", made, exact)

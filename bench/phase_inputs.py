@@ -17,7 +17,9 @@ class _Exact(TimedSettings):
         """Return `given`, rotated if the layer is."""
         if values.activation is None or self._rotation is None:
             return given
-        return self._rotation(given.float()).to(given.dtype)
+        rotated: Tensor = self._rotation(given.float())
+        found: Tensor = rotated.to(given.dtype)
+        return found
 
 
 class _PerToken(_Exact):
@@ -40,7 +42,8 @@ class _PerToken(_Exact):
         divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
         zero_point = (-low / divisor).round()
         codes = ((x / divisor).round() + zero_point).clamp(0, top)
-        return ((codes - zero_point) * scale).to(given.dtype)
+        found: Tensor = ((codes - zero_point) * scale).to(given.dtype)
+        return found
 
 
 def with_exact_inputs(model: Any) -> Any:

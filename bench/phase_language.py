@@ -38,6 +38,7 @@ TARGETS: dict[str, dict[str, float]] = {
     "lsq": {"Phase 2": 1.01, "Phase 3": 0.75},
 }
 GROUPS = (1, 4, 10)
+SUMS = ("tokens", "divergence", "cross_entropy", "correct", "full_cross_entropy", "full_correct")
 
 
 def report(options: PhaseOptions) -> Report:
@@ -63,11 +64,9 @@ class Sums:
     """Sums over a window's masked tokens, in all rounds of masks, each [windows, mask ratios]."""
 
     def __init__(self, evaluations: list[Any]) -> None:
-        names = ("tokens", "divergence", "cross_entropy", "correct", "full_correct")
-        names += ("full_cross_entropy",)
         self._sums: dict[str, NDArray[np.float64]] = {
             name: np.sum([getattr(one.language.sums, name) for one in evaluations], axis=0)
-            for name in names
+            for name in SUMS
         }
 
     def __getitem__(self, name: str) -> NDArray[np.float64]:

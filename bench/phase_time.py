@@ -139,7 +139,7 @@ def size_cells(made: Made) -> list[str]:
 def wide_bytes(name: str, workshop: Workshop, rows: list[list[str]]) -> list[Result]:
     """Bytes of time parameters of each phase, as chosen and where all rows have them by group."""
     forced: Settings = {**PHASES["Phase 3"], **UNCORRECTED, "row_choice": "per_time_group"}
-    ways = {key: {**phase, **UNCORRECTED} for key, phase in PHASES.items()}
+    ways: dict[str, Settings] = {key: {**phase, **UNCORRECTED} for key, phase in PHASES.items()}
     ways["Phase 3, all per_time_group"] = forced
     results = []
     for key, settings in ways.items():

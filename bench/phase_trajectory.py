@@ -72,4 +72,6 @@ def against(
 def cosine_against(what: str, ours: SumsOverTrajectory, theirs: SumsOverTrajectory) -> Result:
     """The ratio of the mean cosines, with its interval."""
     totals = [one.cosine.sum(1, keepdims=True) for one in (ours, theirs)]
-    return paired(what, *totals, at_least=True)
+    means = [one.cosine.sum() / one.passes.sum() for one in (ours, theirs)]
+    detail = f"{means[0]:.5f} beside {means[1]:.5f}"
+    return paired(what, *totals, at_least=True, note=detail)

@@ -66,7 +66,7 @@ class Made:
         """Bytes of what varies along the trajectory, over those of the files."""
         return self.report.sizes.time_parameter_bytes / self.report.sizes.model_bytes
 
-    def codes(self) -> dict[str, str]:
+    def codes(self) -> dict[str, str | None]:
         """The checksum of each quantized tensor's codes."""
         return {
             name: entry.sha256

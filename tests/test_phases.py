@@ -14,6 +14,7 @@ import pytest
 import thermoq
 from thermoq import output_step
 from thermoq.activations import Activations, measured_activations
+from thermoq.calibration import packages
 from thermoq.calibration.file import read_calibration
 from thermoq.checkpoint import MappedFiles, open_checkpoint, stored_tensors
 from thermoq.checkpoint.quantized import QuantizedComponent, open_quantized
@@ -322,13 +323,20 @@ def test_one_time_group_has_nothing_to_smooth(make: Make) -> None:
     assert report.optimization.row_choices[2].num_layers == 0
 
 
-def test_what_is_not_built_is_refused(make: Make, tmp_path: Path) -> None:
+def test_sequential_fits_need_torch(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, _ = make(method="lsq")
-    with pytest.raises(UsageError, match=r"^--sequential: expected false"):
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    with pytest.raises(UsageError) as caught:
         thermoq.quantize(
             root.parent / "source", tmp_path / "out", phase="optimize", sequential=True,
             calibration=root.parent / "c.safetensors",
         )  # fmt: skip
+    assert str(caught.value) == (
+        "--sequential: expected the torch package, got none; pip install 'thermoq[torch]'"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_baseline_has_one_phase(tmp_path: Path) -> None:
@@ -347,6 +355,30 @@ def test_the_estimator_goes_by_the_model(make: Make) -> None:
         one.optimization.gain_estimator for one in (image, language, asked) if one.optimization
     ]
     assert found == ["unbiased", "variance", "least_squares"]
+
+
+def test_the_clip_search_can_be_left_out(make: Make) -> None:
+    given = {"method": "lsq", "phase": "optimize", "activation_bits": 4}
+    _, searched = make(**given)
+    _, kept = make(**given, clip_search=False)
+    counts = [
+        sum(row.optimization.searched_groups for row in report.layers if row.optimization)
+        for report in (searched, kept)
+    ]
+    assert counts[0] > 0
+    assert counts[1] == 0
+
+
+@pytest.mark.parametrize("choice", ["none", "pooled", "per_time_group"])
+def test_all_rows_can_be_given_one_form(make: Make, choice: str) -> None:
+    root, report = make(method="lsq", phase="optimize", row_choice=choice)
+    thermoq.verify(root)
+    chosen = {
+        row.optimization.row_choice
+        for row in report.layers
+        if row.optimization and row.optimization.held_out_errors  # of others no rows are fitted
+    }
+    assert chosen == {choice}
 
 
 def test_bins_go_to_the_groups_that_the_run_has(make: Make) -> None:

@@ -60,14 +60,15 @@ def test_the_quantized_model_samples_digits(
     monkeypatch.chdir(tmp_path)
     calibration = folder / CALIBRATION_FILE
     settings = {"phase": "optimize", "calibration": str(calibration), "output_correction": False}
-    thermoq.quantize(folder / MODEL_FOLDER, "digits-int2", bit_width=2, method="lsq", **settings)
+    thermoq.quantize(folder / MODEL_FOLDER, "digits-int2", bit_width=2, **settings)
+    importlib.import_module("torch").manual_seed(0)
     found: dict[str, Any] = {}
     exec(compile(block("python", "digits-int2"), "README.md", "exec"), found)
     digits = found["digits"]
     assert digits.shape == (10, 1, 8, 8)
     judge = importlib.import_module("thermoq.evaluation.judge")
-    classes = judge.load_judge().classes(judge.pixels_of(digits.double().flatten(1).numpy()))
-    assert (classes == np.arange(10)).sum() >= 7  # unguided samples of two bits
+    classes = judge.load_judge().classes(digits.double().flatten(1).numpy().clip(-1, 1))
+    assert (classes == np.arange(10)).sum() >= 8  # unguided samples of two bits
 
 
 @of_packages

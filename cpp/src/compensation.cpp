@@ -11,21 +11,27 @@
 namespace thermoq {
 namespace {
 
-// A thread's tile of eight rows, and their parameters by group.
+// Of a sweep's multiplications, that take as long as other work takes for a weight.
+constexpr std::size_t kSweepsPerWeight = 16;
+
+// A thread's tile of sixteen rows, and their parameters by group.
 struct SweepSpace {
   SweepSpace(std::size_t n, std::size_t groups)
-      : weights(kLanes * n), codes(kLanes * n), scale(kLanes * groups), minimum(kLanes * groups) {}
+      : weights(kSweepLanes * n),
+        codes(kSweepLanes * n),
+        scale(kSweepLanes * groups),
+        minimum(kSweepLanes * groups) {}
   std::vector<float> weights;
   std::vector<std::uint8_t> codes;
   std::vector<float> scale, minimum;
 };
 
-// [rows, n] -> [n, kLanes], absent rows 0; and back.
+// [rows, n] -> [n, kSweepLanes], absent rows 0; and back.
 void to_lanes(const float* in, std::size_t rows, std::size_t n, std::vector<float>& out) {
   std::fill(out.begin(), out.end(), 0.0F);
   for (std::size_t row = 0; row < rows; ++row) {
     for (std::size_t i = 0; i < n; ++i) {
-      out[kLanes * i + row] = in[row * n + i];
+      out[kSweepLanes * i + row] = in[row * n + i];
     }
   }
 }
@@ -34,7 +40,7 @@ template <class T>
 void from_lanes(const std::vector<T>& in, std::size_t rows, std::size_t n, T* out) {
   for (std::size_t row = 0; row < rows; ++row) {
     for (std::size_t i = 0; i < n; ++i) {
-      out[row * n + i] = in[kLanes * i + row];
+      out[row * n + i] = in[kSweepLanes * i + row];
     }
   }
 }
@@ -54,11 +60,11 @@ void sweep(float* weights, std::size_t rows, std::size_t n, const float* factor,
   }
   const KernelTable& kernel = kernels();
   parallel_for(
-      (rows + kLanes - 1) / kLanes, rows * n * n, threads,
+      (rows + kSweepLanes - 1) / kSweepLanes, rows * n * n / kSweepsPerWeight, threads,
       [&] { return SweepSpace(n, grid.groups); },
       [&](SweepSpace& space, std::size_t block) {
-        const std::size_t first = block * kLanes;
-        const std::size_t count = std::min(kLanes, rows - first);
+        const std::size_t first = block * kSweepLanes;
+        const std::size_t count = std::min(kSweepLanes, rows - first);
         to_lanes(weights + first * n, count, n, space.weights);
         to_lanes(grid.scale + first * grid.groups, count, grid.groups, space.scale);
         to_lanes(grid.minimum + first * grid.groups, count, grid.groups, space.minimum);

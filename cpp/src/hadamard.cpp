@@ -9,8 +9,45 @@
 namespace thermoq {
 namespace {
 
+constexpr std::size_t kRegisters = 8;
+
+// The first three stages of eight values, in registers: their steps are too short for wide ones.
+void first_stages(float* x) {
+  const float a0 = x[0] + x[1];
+  const float a1 = x[0] - x[1];
+  const float a2 = x[2] + x[3];
+  const float a3 = x[2] - x[3];
+  const float a4 = x[4] + x[5];
+  const float a5 = x[4] - x[5];
+  const float a6 = x[6] + x[7];
+  const float a7 = x[6] - x[7];
+  const float b0 = a0 + a2;
+  const float b1 = a1 + a3;
+  const float b2 = a0 - a2;
+  const float b3 = a1 - a3;
+  const float b4 = a4 + a6;
+  const float b5 = a5 + a7;
+  const float b6 = a4 - a6;
+  const float b7 = a5 - a7;
+  x[0] = b0 + b4;
+  x[1] = b1 + b5;
+  x[2] = b2 + b6;
+  x[3] = b3 + b7;
+  x[4] = b0 - b4;
+  x[5] = b1 - b5;
+  x[6] = b2 - b6;
+  x[7] = b3 - b7;
+}
+
 void transform(float* x, std::size_t block, float norm) {
-  for (std::size_t half = 1; half < block; half *= 2) {
+  std::size_t done = 1;
+  if (block >= kRegisters) {
+    for (std::size_t start = 0; start < block; start += kRegisters) {
+      first_stages(x + start);
+    }
+    done = kRegisters;
+  }
+  for (std::size_t half = done; half < block; half *= 2) {
     for (std::size_t start = 0; start < block; start += 2 * half) {
       for (std::size_t i = start; i < start + half; ++i) {
         const float a = x[i];

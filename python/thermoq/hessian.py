@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from thermoq import _core
 from thermoq.bit_streams import pack
+from thermoq.blas_threads import blas_threads_for
 from thermoq.grids import CODES, PAIR, Grid, grid_of
 from thermoq.inverse_gram import compensation, damping_of
 from thermoq.weights import Matrix, QuantizedMatrix, Scheme, quantize
@@ -28,7 +29,7 @@ from thermoq.weights import Matrix, QuantizedMatrix, Scheme, quantize
 DAMPING: Final = 0.01
 """Share of the mean squared input that is added to the Gram matrix's diagonal."""
 
-_BLOCK: Final = 256  # columns that get what all before them ask for in one matrix product
+_BLOCK: Final = 128  # columns that get what all before them ask for in one matrix product
 _SWEEP: Final = 128  # columns of one sweep in the core
 _REFITS: Final = 2  # of a unit's parameters to the codes that they gave
 
@@ -50,7 +51,8 @@ def quantize_hessian(
     where inputs are alike, after a rotation, and costs where they are not: outliers then have
     groups to themselves (docs/weight-methods.md).
     """
-    return _Sweep(weights, scheme, inputs, by_activation, damping, threads).run()
+    with blas_threads_for(weights.size):
+        return _Sweep(weights, scheme, inputs, by_activation, damping, threads).run()
 
 
 class _Sweep:
@@ -68,10 +70,12 @@ class _Sweep:
         self._scheme = scheme
         self._threads = threads
         self._rows, self._cols = weights.shape
-        energy = np.einsum("ij,ij->j", inputs, inputs, dtype=np.float64)
-        self._units = list(_units(scheme, self._cols, energy if by_activation else None))
+        energy = None
+        if by_activation:
+            energy = np.einsum("ij,ij->j", inputs, inputs, dtype=np.float64)
+        self._units = list(_units(scheme, self._cols, energy))
         order = np.concatenate([unit.columns for unit in self._units])
-        self._weights = np.take(weights, order, axis=1)
+        self._weights = np.take(weights, order, axis=1) if by_activation else weights.copy()
         self._inputs = np.take(inputs, order, axis=1) if by_activation else inputs
         self._damping = damping_of(inputs, damping)
         self._codes = np.empty(weights.shape, np.uint8)
@@ -105,7 +109,7 @@ class _Sweep:
         upper = factor.astype(np.float32)
         for unit in units:
             part = slice(unit.first - block.start, unit.last - block.start)
-            best = self._best(unit, own[:, part], factor[part, part])
+            best = self._best(unit, np.ascontiguousarray(own[:, part]), factor[part, part])
             self._found.keep(self._scheme, unit, best.grid)
             self._codes[:, unit.columns] = best.codes
             errors[:, part] = best.errors
@@ -133,7 +137,7 @@ class _Sweep:
 
     def _trial(self, unit: _Unit, weights: Floats, upper: Floats, grid: Grid) -> _Trial:
         """Round a unit's weights by a grid, column after column."""
-        own = np.ascontiguousarray(weights)
+        own = weights
         codes, errors = np.empty(own.shape, np.uint8), np.empty_like(own)
         scale, minimum = grid.scale, grid.minimum
         for start in range(0, own.shape[1], _SWEEP):
@@ -160,11 +164,12 @@ class _Sweep:
         importances: Floats | None,
     ) -> Grid:
         """Find the parameters of a unit's groups for its weights as they are."""
-        stored = np.argsort(unit.columns)  # back to the order in which they are stored
-        values = np.take(weights, stored, axis=1)
+        values = np.ascontiguousarray(weights)
+        if (np.diff(unit.columns) < 0).any():  # back to the order in which they are stored
+            stored = np.argsort(unit.columns)
+            values = np.take(weights, stored, axis=1)
+            importances = None if importances is None else importances[stored]
         matrix = Matrix(values.reshape(-1).view(np.uint8), "F32", *values.shape)
-        if importances is not None:
-            importances = np.ascontiguousarray(importances[stored])
         fitted, _ = quantize(
             matrix, self._scheme, method=method, importances=importances, threads=self._threads
         )

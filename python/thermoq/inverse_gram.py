@@ -15,13 +15,15 @@ U[B, B]^T U[B, B] = (I - X_B^T P X_B) / (N * lambda).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 DENSE_COLUMNS: Final = 4096  # up to here H itself is small enough, whatever N is
+
+_STRETCH: Final = 512  # columns that are told in one product what those before them lost
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -67,33 +69,40 @@ class Dense:
         scale = damping * max(1, len(inputs))
         try:
             # f32 is good enough for sums that are damped by a hundredth, and twice as fast.
-            self._parts = list(_factor(inputs, scale, blocks))
+            self._inverses, self._factor = _factor(inputs, scale, blocks)
         except np.linalg.LinAlgError:
-            self._parts = [
-                (own, above.astype(np.float32))
-                for own, above in _factor(inputs.astype(np.float64), scale, blocks)
-            ]
-        self._parts.reverse()
+            self._inverses, exact = _factor(inputs.astype(np.float64), scale, blocks)
+            self._factor = exact.astype(np.float32)
+        self._stretch = slice(0, 0)
+        self._asked = np.empty((0, 0), np.float32)
 
     def before(self, number: int, lost: Floats) -> tuple[Doubles, Floats]:
         """Return U of the block and what its weights change by."""
-        own, above = self._parts[number]
-        return own, (lost @ above) @ own.astype(np.float32)
+        block = self._blocks[number]
+        if block.start >= self._stretch.stop:  # wide products are faster than narrow ones
+            wide = (one.stop for one in self._blocks[number:] if one.stop >= block.start + _STRETCH)
+            self._stretch = slice(block.start, next(wide, self._blocks[-1].stop))
+            self._asked = lost @ self._factor[: block.start, self._stretch]
+        first = self._stretch.start
+        asked = self._asked[:, block.start - first : block.stop - first]
+        asked = asked + lost[:, first:] @ self._factor[first : block.start, block]
+        own = self._inverses[number]
+        return own, asked @ own.astype(np.float32)
 
     def after(self, number: int, lost: Floats) -> None:
-        """Free what only this block needed."""
-        self._parts[number] = (np.empty((0, 0)), np.empty((0, 0), np.float32))
+        """Nothing: it comes back as part of what all blocks have lost."""
 
 
 def _factor(
     inputs: NDArray[Real], scale: float, blocks: Sequence[slice]
-) -> Iterator[tuple[Doubles, NDArray[Real]]]:
-    """Yield U[B, B] and R[done, B] of each block, from the last to the first.
+) -> tuple[list[Doubles], NDArray[Real]]:
+    """Return U[B, B] of each block, and R above its diagonal blocks; the rest is undefined.
 
     Raises LinAlgError where rounding has made H indefinite.
     """
     num_columns = inputs.shape[1]
     factor = np.empty((num_columns, num_columns), inputs.dtype)
+    inverses: list[Doubles] = []
     for block in reversed(blocks):
         part = inputs[:, : block.stop].T @ inputs[:, block]
         if block.stop < num_columns:
@@ -103,7 +112,8 @@ def _factor(
         # The upper factor is the lower one of what is turned end to end.
         inverse = _inverse_of_lower(np.linalg.cholesky(own[::-1, ::-1]))[::-1, ::-1]
         factor[: block.start, block] = part[: block.start] @ inverse.T.astype(inputs.dtype)
-        yield np.ascontiguousarray(inverse), factor[: block.start, block]
+        inverses.append(np.ascontiguousarray(inverse))
+    return inverses[::-1], factor
 
 
 class LowRank:

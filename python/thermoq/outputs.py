@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from thermoq.blas_threads import blas_threads_for
 from thermoq.calibration.statistics import CalibratedInput
 
 Floats = NDArray[np.float32]
@@ -54,8 +55,9 @@ def sampled_rows(calibrated: CalibratedInput) -> Floats:
 
 def output_error(weights: Floats, decoded: Floats, rows: Floats) -> OutputError:
     """Measure what the output of `weights` [out, in] loses on `rows` [n, in]."""
-    source = rows @ weights.T
-    other = rows @ decoded.T
+    with blas_threads_for(weights.size):
+        source = rows @ weights.T
+        other = rows @ decoded.T
     return OutputError(
         float(np.square(other - source, dtype=np.float64).sum()),
         float(np.square(source, dtype=np.float64).sum()),

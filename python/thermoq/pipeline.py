@@ -23,6 +23,7 @@ from thermoq.fingerprint import Fingerprint
 from thermoq.forecast import Forecast, forecast
 from thermoq.invocation import Invocation, from_python
 from thermoq.next_commands import Run
+from thermoq.optimization.sequential_run import SequentialRun
 from thermoq.output_step import CorrectedOutputs, correct_outputs, wants_correction
 from thermoq.phases import check_phases, estimator_of, is_sequential, phase_warnings, smoothing_of
 from thermoq.plan import pattern_warnings, plan_component, plan_warnings
@@ -33,7 +34,7 @@ from thermoq.report.model import Report
 from thermoq.reporting import build_report, report_for_manifest
 from thermoq.run_files import ManifestWriter, component_configs, sizes_of
 from thermoq.schedule import NoiseSchedule, schedule_for, uniform_time_groups
-from thermoq.sequential_step import SequentialRun, fit_sequentially
+from thermoq.sequential_step import fit_sequentially
 from thermoq.size_budget import headline_settings
 from thermoq.staging import Staging, final_path, published_together
 from thermoq.time_work import TimeWorker

@@ -42,8 +42,8 @@ def fit_sequentially(
 ) -> tuple[list[ComponentResult], SequentialRun]:
     """Fit the layers of the components quantized into the directory `quantized`, one by one.
 
-    Returns the components as they are then.     The directory has manifests without a report, which are written anew. Raises InputError for a
-    model that cannot be run.
+    Returns the components as they are then. The directory has manifests without a report, which
+    are written anew. Raises InputError for a model that cannot be run.
     """
     from thermoq.evaluation.sequential import fit_layers
 

@@ -84,7 +84,7 @@ def test_nothing_is_corrected_where_nothing_is_gained(there: Path) -> None:
 
 
 def test_no_sample_of_an_evaluation_is_used(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import thermoq.evaluation.output_correction as module
+    import thermoq.evaluation.own_sampling as module
 
     seeds = []
     real = module.job_for

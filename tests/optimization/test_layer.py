@@ -131,6 +131,18 @@ def test_fewer_than_sixteen_distinct_rows_leave_the_layer_alone() -> None:
     assert (forced.rows.bias == 0).all()
 
 
+def test_with_one_time_group_its_rows_are_the_pooled_ones() -> None:
+    rows = drifting_rows(1, 80, 32)
+    grouped, pooled = (
+        optimize_layer(sample_of(rows), replace(CHOICES, choice=choice))
+        for choice in ("per_time_group", "pooled")
+    )
+    assert grouped.choice == "pooled"
+    assert grouped.rows is not None
+    assert pooled.rows is not None
+    assert np.array_equal(grouped.rows.gain, pooled.rows.gain)
+
+
 def test_constant_zero_inputs() -> None:
     rows = [np.zeros((60, 16), np.float32)] * 3
     found = optimize_layer(sample_of(rows), CHOICES)

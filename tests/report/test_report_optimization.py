@@ -14,6 +14,7 @@ from thermoq.report.optimization_model import (
     LayerOptimization,
     OptimizationSummary,
     RowChoiceTotal,
+    SequentialSummary,
     StoredCorrection,
 )
 from thermoq.report.optimization_wording import choices_text, choices_verdict
@@ -99,6 +100,17 @@ def test_the_log_has_all_of_it() -> None:
         "tau^2: log scale 0.0100, gain 0.00125"
     ) in told
     assert f"row gains and biases none; {time}; tau^2: log scale 0.0100" in told
+
+
+def test_what_layers_were_fitted_to_is_said() -> None:
+    run = SequentialSummary(num_samples=32, num_passes=20, num_layers=57)
+    found = summary((2, 1, 1), sequential=run)
+    report = optimized_report().model_copy(update={"optimization": found})
+    said = "of the quantized layers before each, for 57 layers, in 20 passes of 32 samples"
+    assert f"  fitted to inputs {said}\n" in render_log(report)
+    assert f"<dd>{said}</dd>" in render_html(report)
+    usual = "of the full-precision model, as the calibration kept them"
+    assert f"<dd>{usual}</dd>" in render_html(optimized_report())
 
 
 def test_the_log_of_a_baseline_has_none_of_it() -> None:

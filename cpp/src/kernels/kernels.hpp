@@ -90,16 +90,18 @@ constexpr std::size_t super_block_scratch(std::size_t group_size, std::size_t gr
   return group_scratch(group_size) + 4 * kLanes * groups;
 }
 
-// Eight rows of a sweep (see compensation.hpp): `weights` become the scaled errors.
+inline constexpr std::size_t kSweepLanes = 2 * kLanes;
+
+// Sixteen rows of a sweep (see compensation.hpp): `weights` become the scaled errors.
 struct SweepTile {
-  float* weights;  // [n, kLanes]
+  float* weights;  // [n, kSweepLanes]
   std::size_t n;
   const float* factor;  // [n, n]
-  const float* scale;   // [groups, kLanes]
+  const float* scale;   // [groups, kSweepLanes]
   const float* minimum;
   const std::int32_t* group_of;  // [n]
   int lowest, highest;
-  std::uint8_t* codes;  // [n, kLanes]
+  std::uint8_t* codes;  // [n, kSweepLanes]
 };
 
 struct KernelTable {

@@ -238,7 +238,7 @@ Sequential = Annotated[
     bool | None,
     typer.Option(
         "--sequential/--no-sequential",
-        help="Phase 3: fit each layer to the inputs that quantized layers give it.",
+        help="Phase 3: fit each layer to what quantized layers give it; needs torch.",
         show_default="no-sequential",
     ),
 ]

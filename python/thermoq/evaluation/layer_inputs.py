@@ -1,4 +1,4 @@
-"""What layers get in some passes of a sampler, and in a quantized model's passes at the same states.
+"""What layers get in some passes of a sampler, and in a quantized model at the same states.
 
 Rows are taken at places that the seed and the pass decide, so that those of two models pair up.
 """
@@ -106,8 +106,10 @@ def record(
 
 
 class _Recorder:
-    """Keeps passes of one module. Of a bin that is visited more than once, batches differ in which
-    visit they keep."""
+    """Keeps passes of one module.
+
+    Of a bin that is visited more than once, other batches and bins keep other visits.
+    """
 
     def __init__(self, wanted: Wanted, bins: TimeGroups, seed: int, batches: int) -> None:
         self.kept: dict[tuple[int, int], RecordedPass] = {}
@@ -139,7 +141,7 @@ class _Recorder:
         visit = self._visits.get(key, 0)
         self._visits[key] = visit + 1
         mine = (batch - bin) % self._stride == 0
-        self._key = key if mine and visit <= batch // self._stride % 3 else None
+        self._key = key if mine and visit <= (batch // self._stride + bin) % 3 else None
         self._timesteps = timesteps
         self._watching = False
         self._inputs = self._arguments = None
@@ -201,11 +203,7 @@ class _Enough(Exception):  # noqa: N818 (no error: it ends a pass)
 
 
 def rerun(
-    module: nn.Module,
-    layer: nn.Module,
-    source: str,
-    one: RecordedPass,
-    count: int,
+    module: nn.Module, layer: nn.Module, source: str, one: RecordedPass, count: int
 ) -> list[LayerRows]:
     """Make a recorded pass with `module`, as far as needed, and return what `layer` gets."""
     rows = input_rows(layer)

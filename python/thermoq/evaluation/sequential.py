@@ -16,7 +16,14 @@ from torch import nn
 from thermoq.calibration.file import Description
 from thermoq.calibration.run import torch_settings
 from thermoq.errors import InputError
-from thermoq.evaluation.layer_inputs import LayerRows, RecordedPass, Wanted, record, rerun
+from thermoq.evaluation.layer_inputs import (
+    BATCHES_A_BIN,
+    LayerRows,
+    RecordedPass,
+    Wanted,
+    record,
+    rerun,
+)
 from thermoq.evaluation.own_sampling import OwnSampling, own_sampling
 from thermoq.evaluation.pairs import AtTimesteps
 from thermoq.optimization.inputs import Inputs
@@ -27,7 +34,7 @@ from thermoq.runtime.parameters import LayerParameters
 from thermoq.runtime.timing import ATTRIBUTE, CurrentTime
 from thermoq.schedule import TimeGroups
 
-MAX_SAMPLES = 32
+MAX_SAMPLES = 64
 _ROWS_A_BIN = 64
 
 Fit = Callable[[str, Sequence[Inputs]], LayerParameters | None]
@@ -50,7 +57,7 @@ def fit_layers(
 
     `quantized` and `description` as in `fit_output_correction`; `layers` are COMPONENT/TENSOR.
     What `fit` returns is what the layer has while those after it are fitted. `samples` None: as
-    many as the calibration had, at most 32.
+    many as the calibration had, at most 64.
 
     Raises InputError for a model that cannot be run, or gets NaN; UsageError as `calibrate`.
     """
@@ -69,7 +76,7 @@ def fit_layers(
 
 
 def _wanted(sampling: OwnSampling, description: Description, layers: Sequence[str]) -> list[Wanted]:
-    rows = -(-_ROWS_A_BIN // min(len(sampling.job.batches), 4))
+    rows = -(-_ROWS_A_BIN // min(len(sampling.job.batches), BATCHES_A_BIN))
     known = description.layers
     return [
         Wanted(
@@ -149,7 +156,8 @@ class _Fitter:
         together = np.concatenate([one.rows for one in given])
         if not np.isfinite(together).all():
             raise InputError(
-                f"layer {source}: expected finite inputs in the quantized model, got NaN or infinity"
+                f"layer {source}: expected finite inputs, got NaN or infinity from the quantized "
+                "layers before it"
             )
         group = np.concatenate([self._groups_of(one) for one in full])
         originals = np.concatenate([one.rows for one in full])

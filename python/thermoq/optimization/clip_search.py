@@ -6,7 +6,7 @@ the layer's output loses over the rows of a group (losses.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,9 +20,10 @@ from thermoq.optimization.losses import Losses, Pair
 LEAST_ROWS: Final = 12
 """Of a group that a search may be fitted to; fewer keep the range they have."""
 
-_STEP = 0.72  # from one candidate for an end of the range to the next: down to 0.05 of it
-_GRID = _STEP ** np.arange(10)
-_FINE = (_STEP**-0.5, 1.0, _STEP**0.5)
+_STEP: Final = 0.72  # from one candidate for an end of the range to the next
+_LEAST: Final = 0.05  # of an end that the search goes down to
+_FINE: Final = (-0.5, 0.0, 0.5)  # steps, in the end
+_PATIENCE: Final = 2  # steps without a better range, before a walk ends
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,12 @@ def search_ranges(
 ) -> Ranges:
     """Find ranges by time group that lose less than the `given` scale and zero_point [G].
 
-    Groups that are not `wanted` keep theirs. Both ends shrink together, then each by itself, then
-    both by half a step; the given range is a candidate, so that the result is never worse on the
-    `fitted` rows, and it stays where the other is no better on those `held_out`. Extremes that
-    lie beyond all rows count too, once in the `seen` rows that the given range is taken from:
-    without them, few rows would make every outlier look worth cutting off.
+    Groups that are not `wanted` keep theirs. Both ends shrink together, as long as that helps any
+    group; then each moves by itself, and in the end both by half a step. The given range is a
+    candidate, so that the result is never worse on the `fitted` rows, and it stays where the other
+    is no better on those `held_out`. Extremes that lie beyond all rows count too, once in the
+    `seen` rows that the given range is taken from: without them, few rows would make every outlier
+    look worth cutting off.
 
     The variances are by bootstrap over the `fitted` rows: the losses of all candidates are kept by
     row, and each replicate takes the best candidate for its draw. Where the given range stays, they
@@ -157,10 +159,16 @@ class _Search:
     def run(self) -> None:
         """Try all candidates."""
         self._try(self._start, np.ones_like(self._ends))
-        for moves in (self._jointly(), self._each(1), self._each(0), self._finely()):
-            for ends in moves:
-                low, high = ends * self._widest
-                self._try(affine_parameters(-low, high, self._bits), ends)
+        both, low, high = np.array([[[1], [1]], [[1], [0]], [[0], [1]]], np.float64)
+        self._walk(_STEP**both, first=0)
+        for end in (high, low):
+            self._walk(_STEP**end)
+            self._walk(_STEP**-end)
+        best = self._ends
+        for low_power in _FINE:
+            for high_power in _FINE:
+                if low_power or high_power:
+                    self._step_to(best * _STEP ** (low_power * low + high_power * high))
 
     def best(self) -> Pair:
         """Return the best scale and zero_point of each group."""
@@ -182,7 +190,23 @@ class _Search:
         points = np.array([point[group] for point in self._zero_points])[best]
         return _variances(scales, points)
 
-    def _try(self, pair: Pair, ends: Floats) -> None:
+    def _walk(self, factor: Floats, first: int = 1) -> None:
+        """Move the ends of the best ranges by the `factor` again and again while that helps."""
+        start, patience, power = self._ends, _PATIENCE, first
+        while patience:
+            ends = np.clip(start * factor**power, _LEAST, 1.0)
+            if power and (ends == start).all():
+                break
+            patience = _PATIENCE if self._step_to(ends) else patience - 1
+            power += 1
+
+    def _step_to(self, ends: Floats) -> bool:
+        """Try ranges; tell whether they are better for any group."""
+        ends = np.minimum(ends, 1.0)
+        low, high = ends * self._widest
+        return self._try(affine_parameters(-low, high, self._bits), ends)
+
+    def _try(self, pair: Pair, ends: Floats) -> bool:
         scale, zero_point = pair
         losses = self._losses.by_row(scale, zero_point)
         cut = np.maximum(self._extremes - ends * self._widest, 0.0)
@@ -196,26 +220,7 @@ class _Search:
         self._zero_points.append(zero_point)
         self._by_row.append(losses)
         self._beyond.append(beyond)
-
-    # Where to look next. Each starts from the best that the one before found.
-
-    def _jointly(self) -> Iterator[Floats]:
-        for share in _GRID:
-            yield np.full_like(self._ends, share)
-
-    def _each(self, end: int) -> Iterator[Floats]:
-        best = self._ends.copy()
-        for share in _GRID:
-            ends = best.copy()
-            ends[end] = share
-            yield ends
-
-    def _finely(self) -> Iterator[Floats]:
-        best = self._ends.copy()
-        for low in _FINE:
-            for high in _FINE:
-                if low != 1.0 or high != 1.0:
-                    yield np.minimum(best * np.array([[low], [high]]), 1.0)
+        return bool(better.any())
 
 
 def _snapped(sizes: Floats) -> Floats:

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from thermoq.blas_threads import blas_threads_for
 from thermoq.calibration.statistics import CalibratedInput
 from thermoq.optimization.choice import choose
 from thermoq.optimization.inputs import Inputs, Rows
@@ -131,6 +132,11 @@ def layer_sample(
 
 def optimize_layer(sample: LayerSample, choices: OptimizationChoices) -> OptimizedLayer:
     """Find a layer's ranges, row gains and row biases. The same seed gives the same values."""
+    with blas_threads_for(sample.weights.size):
+        return _optimized(sample, choices)
+
+
+def _optimized(sample: LayerSample, choices: OptimizationChoices) -> OptimizedLayer:
     most = _rows_per_group(sample)
     subsets = [inputs.evenly(most).split() for inputs in sample.inputs]
     fitted = [inputs for inputs, _ in subsets]

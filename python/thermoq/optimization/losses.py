@@ -66,7 +66,7 @@ class Losses:
         error -= self.rows
         lost = error @ self._sketch
         mean = np.add.reduceat(lost, self._starts, axis=0) / self._sizes
-        lost_alike = lost + np.float32(SYSTEMATIC) * mean[group]
+        lost_alike = lost + (np.float32(SYSTEMATIC) * mean)[group]
         return np.asarray(np.einsum("ij,ij->i", lost, lost_alike, dtype=np.float64))
 
     def of(self, pair: Pair) -> Floats:

@@ -88,6 +88,7 @@ def page_environment() -> Environment:
         "choices_text": optimization_wording.choices_text,
         "choices_verdict": optimization_wording.choices_verdict,
         "correction_text": optimization_wording.correction_text,
+        "sequential_text": optimization_wording.sequential_text,
         "time_bytes_text": optimization_wording.time_bytes_text,
         "short_groups": wording.short_groups,
         "plain": wording.plain,

@@ -8,6 +8,7 @@ from thermoq.report.model import LayerRow, Report, Sizes
 from thermoq.report.optimization_model import (
     LayerOptimization,
     OptimizationSummary,
+    SequentialSummary,
     StoredCorrection,
 )
 from thermoq.report.wording import counted, significant, whole
@@ -59,6 +60,15 @@ def time_bytes_text(sizes: Sizes) -> str:
     return f"{whole(sizes.time_parameter_bytes)} bytes, {significant(share)} % of the files"
 
 
+def sequential_text(run: SequentialSummary | None) -> str:
+    """What inputs layers were fitted to."""
+    if run is None:
+        return "of the full-precision model, as the calibration kept them"
+    layers, passes = counted(run.num_layers, "layer"), counted(run.num_passes, "pass", "passes")
+    samples = counted(run.num_samples, "sample")
+    return f"of the quantized layers before each, for {layers}, in {passes} of {samples}"
+
+
 def correction_text(correction: StoredCorrection) -> str:
     """A prediction's correction, e.g. `transformer: by channel in 20 bins, 200 bytes`."""
     place = f"{correction.component}: " if correction.component else ""
@@ -77,6 +87,8 @@ def optimization_lines(report: Report) -> Iterator[str]:
     yield f"gain estimator: {found.gain_estimator}"
     yield f"row gains and biases: {choices_text(found)}"
     yield choices_verdict(found)
+    if found.sequential is not None:
+        yield f"fitted to inputs {sequential_text(found.sequential)}"
     yield f"rows left as they were: {whole(found.fallback_rows)} of {whole(found.row_values)}"
     if found.output_errors:
         errors = errors_text(found.output_errors)
