@@ -14,7 +14,10 @@ from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = ("baseline", "quantize", "calibrate", "evaluate", "compare", "inspect", "verify", "export", "demo")
+COMMANDS = (
+    *("baseline", "quantize", "calibrate", "evaluate", "compare"),
+    *("inspect", "verify", "export", "demo"),
+)
 
 
 def flags_of(command: str) -> set[str]:

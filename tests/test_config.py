@@ -177,7 +177,8 @@ def test_every_flag_reaches_its_key() -> None:
         "seed": 7, "threads": 2, "max_shard_size": "1GB", "components": ("vae",),
         "smoothness_threshold": 0.2, "validation": False, "interpolation": "cubic", "window": 10,
         "coupling": 2, "gain_estimator": "variance", "output_correction": False, "sequential": True,
-        "clip_search": False, "row_choice": "pooled", "smoothing": True, "optimization": False, "phase": "baseline",
+        "clip_search": False, "row_choice": "pooled", "smoothing": True, "optimization": False,
+        "phase": "baseline",
     }  # fmt: skip
     config = load_config(None, given).model_dump()
     thermodynamic = config.pop("thermodynamic")

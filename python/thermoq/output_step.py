@@ -17,7 +17,7 @@ from thermoq.checkpoint.quantized import open_quantized
 from thermoq.checkpoint.trajectory_entries import OutputCorrectionEntry
 from thermoq.checkpoint.writer import WrittenFiles
 from thermoq.config import QuantizationConfig
-from thermoq.errors import UsageError
+from thermoq.errors import ThermoqError
 from thermoq.output_correction import OutputCorrection
 from thermoq.progress import Progress
 
@@ -72,24 +72,23 @@ def _fitted(
     quantized: Path,
     progress: Progress,
 ) -> tuple[Mapping[str, OutputCorrection], tuple[str, ...]]:
-    """Run both models on the calibration's own states; without torch nothing, unless asked for."""
-    asked = config.thermodynamic.optimization.output_correction is True
+    """Run both models on the calibration's own states; where that fails, nothing unless asked."""
     try:
         require_packages(verb="optimize")
-    except UsageError as missing:
-        if asked:
-            raise
-        return {}, (f"optimization: the output correction is left out ({missing})",)
-    from thermoq.evaluation.output_correction import fit_output_correction
+        from thermoq.evaluation.output_correction import fit_output_correction
 
-    fits = fit_output_correction(
-        checkpoint.directory,
-        quantized,
-        activations.calibration.description,
-        coupling=config.thermodynamic.optimization.coupling,
-        threads=config.threads,
-        progress=AsSteps(progress),
-    )
+        fits = fit_output_correction(
+            checkpoint.directory,
+            quantized,
+            activations.calibration.description,
+            coupling=config.thermodynamic.optimization.coupling,
+            threads=config.threads,
+            progress=AsSteps(progress),
+        )
+    except ThermoqError as reason:  # no torch, or a model that cannot be run
+        if config.thermodynamic.optimization.output_correction is True:
+            raise
+        return {}, (f"optimization: the output correction is left out ({reason})",)
     found = {name: fit.correction for name, fit in fits.items() if fit.correction is not None}
     useless = sorted(name or "the model" for name in fits.keys() - found.keys())
     lines = tuple(

@@ -31,7 +31,10 @@ from models import dit, replace_tensors
 
 SCRIPT = Path(sysconfig.get_path("scripts")) / "thermoq"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
-COMMANDS = ["baseline", "quantize", "calibrate", "compare", "inspect", "verify", "export", "demo"]
+COMMANDS = [
+    *("baseline", "quantize", "calibrate", "evaluate", "compare"),
+    *("inspect", "verify", "export", "demo"),
+]
 
 
 def in_terminal(
