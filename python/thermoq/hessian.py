@@ -68,6 +68,7 @@ class _Sweep:
         threads: int,
     ) -> None:
         self._scheme = scheme
+        self._by_activation = by_activation
         self._threads = threads
         self._rows, self._cols = weights.shape
         energy = None
@@ -124,6 +125,10 @@ class _Sweep:
         best = self._trial(unit, weights, upper, self._fit(unit, weights, "lsq", costs))
         if self._scheme.encoding == "affine":
             grid = self._fit(unit, weights, "minmax", None)
+            best = best.better(self._trial(unit, weights, upper, grid))
+        if self._by_activation and self._scheme.encoding != "q8":
+            # As good a start where columns are alike; without that it tempts outliers' groups.
+            grid = self._fit(unit, weights, "lsq", None)
             best = best.better(self._trial(unit, weights, upper, grid))
         if self._scheme.encoding == "q8":  # nothing to gain: all but exact as it is
             return best
