@@ -31,6 +31,7 @@ from thermoq.evaluation.sums import SumsOverTrajectory
 from variants import MODEL_ITSELF
 
 OPTIMIZE = PHASES["Phase 3"]
+SEARCH: Settings = {"clip_search": True}  # by default only with fewer bits
 RANGES_ALONE: Settings = {**UNCORRECTED, "row_choice": "none"}
 PROTOTYPE_UNCORRECTED = "the prototype: 0.71"
 TARGETS = {"Phase 2": 1.01, "Phase 3": 0.62}
@@ -138,9 +139,10 @@ def weights_alone(table: Table) -> list[Result]:
 def ablation() -> Iterator[tuple[Any, ...]]:
     """Yield the name and the settings of each step of Phase 3 by itself, on the affine codes."""
     kept: Settings = {"clip_search": False}
-    yield "3: clip search alone", OPTIMIZE, RANGES_ALONE, {"coupling": 0}
+    yield "3: clip search alone", OPTIMIZE, RANGES_ALONE, SEARCH, {"coupling": 0}
     yield "3: coupling of ranges alone", OPTIMIZE, RANGES_ALONE, kept
-    yield "3: clip search, coupling", OPTIMIZE, RANGES_ALONE
+    yield "3: clip search, coupling", OPTIMIZE, RANGES_ALONE, SEARCH
+    yield "3: all, clip search too", OPTIMIZE, SEARCH
     for one in ESTIMATORS:
         yield f"3: gains alone, {one}", OPTIMIZE, UNCORRECTED, kept, {"gain_estimator": one}
     for choice in ("pooled", "per_time_group"):

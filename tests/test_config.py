@@ -301,7 +301,7 @@ def test_where_a_setting_was_given(load, tmp_path: Path) -> None:
          "least_squares or null, got 'best'"),
         ({"clip_search": None, "row_choice": "best"}, "--row-choice: expected none, pooled, "
          "per_time_group or null, got 'best'"),
-        ({"clip_search": "no"}, "--clip-search: expected true or false, got 'no'"),
+        ({"clip_search": "no"}, "--clip-search: expected true, false or null, got 'no'"),
         ({"output_correction": "yes"}, "--output-correction: expected true, false or null, got "
          "'yes'"),
         ({"calibration": 3}, "--calibration: expected the path of a calibration file, or null, "

@@ -357,16 +357,18 @@ def test_the_estimator_goes_by_the_model(make: Make) -> None:
     assert found == ["unbiased", "variance", "least_squares"]
 
 
+def counts_of(report: thermoq.Report) -> int:
+    return sum(row.optimization.searched_groups for row in report.layers if row.optimization)
+
+
 def test_the_clip_search_can_be_left_out(make: Make) -> None:
     given = {"method": "lsq", "phase": "optimize", "activation_bits": 4}
     _, searched = make(**given)
     _, kept = make(**given, clip_search=False)
-    counts = [
-        sum(row.optimization.searched_groups for row in report.layers if row.optimization)
-        for report in (searched, kept)
-    ]
+    counts = [counts_of(report) for report in (searched, kept)]
     assert counts[0] > 0
     assert counts[1] == 0
+    assert counts_of(make(**{**given, "activation_bits": 8})[1]) == 0  # not by default
 
 
 @pytest.mark.parametrize("choice", ["none", "pooled", "per_time_group"])

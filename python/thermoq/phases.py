@@ -43,6 +43,16 @@ def estimator_of(config: QuantizationConfig, schedule: NoiseSchedule) -> GainEst
     return optimization.gain_estimator or default
 
 
+def searches_ranges(config: QuantizationConfig) -> bool:
+    """Tell whether Phase 3 searches for ranges that clip: by default where codes are scarce.
+
+    With 8 bits what clipping gains is less than what it costs on rows that were not kept
+    (`python bench/phases.py demo`, `activations`).
+    """
+    asked = config.thermodynamic.optimization.clip_search
+    return config.activation_bits < 8 if asked is None else asked
+
+
 def phase_warnings(config: QuantizationConfig, groups: TimeGroups) -> Iterator[str]:
     """Yield a line for each part of a phase that does less than was asked for, or nothing."""
     smoothing, optimization = config.thermodynamic.smoothing, config.thermodynamic.optimization

@@ -39,7 +39,7 @@ class OptimizationSettings(Settings):
     gain_estimator: GainEstimator | None = Field(
         default=None, description="variance, unbiased, least_squares or null"
     )
-    clip_search: bool = Field(default=True, description="true or false")
+    clip_search: bool | None = Field(default=None, description="true, false or null")
     row_choice: RowChoice | None = Field(
         default=None, description="none, pooled, per_time_group or null"
     )

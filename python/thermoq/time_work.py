@@ -13,6 +13,7 @@ from thermoq.checkpoint.writer import CheckpointWriter
 from thermoq.config import QuantizationConfig
 from thermoq.optimization import OptimizationChoices, OptimizedLayer, layer_sample, optimize_layer
 from thermoq.optimization.inputs import Inputs
+from thermoq.phases import searches_ranges
 from thermoq.plan import TensorPlan
 from thermoq.provenance import Stopwatch
 from thermoq.terms import GainEstimator
@@ -119,7 +120,7 @@ class TimeWorker:
             estimator=self._estimator,
             fits_rows=self._activations.fits_rows(component, plan),
             seed=self._config.seed,
-            clip_search=settings.clip_search,
+            clip_search=searches_ranges(self._config),
             choice=settings.row_choice,
         )
         return optimize_layer(sample, choices)
