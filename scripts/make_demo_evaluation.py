@@ -1,8 +1,9 @@
 """Make the evaluations of the demo's variants that `thermoq demo` shows where there is no torch.
 
-The same variants, quantized as there without torch (no output correction), are evaluated as
-`thermoq evaluate` does by default. Needs `pip install thermoq[torch]`; takes about ten minutes on
-2 cores. To be run again whenever codes or time parameters of the demo change.
+The same variants, quantized as there without torch (no output correction), are evaluated on as many
+samples as there with torch, and judged as `thermoq evaluate` does by default. Needs
+`pip install thermoq[torch]`; takes about ten minutes on 2 cores. To be run again whenever codes or
+time parameters of the demo change.
 """
 
 from __future__ import annotations
@@ -12,8 +13,13 @@ import tempfile
 from pathlib import Path
 
 from thermoq.comparison.sources import source_of_directory
-from thermoq.demonstration import EVALUATION_FILE, evaluate_variants, quantize_variants
-from thermoq.evaluation.settings import DEFAULT_JUDGED, EvaluationSettings
+from thermoq.demonstration import (
+    EVALUATION_FILE,
+    LIVE_SAMPLES,
+    evaluate_variants,
+    quantize_variants,
+)
+from thermoq.evaluation.settings import DEFAULT_JUDGED
 from thermoq.shipped_evaluation import ShippedEvaluations, ShippedVariant, digest_of, figures_of
 
 PACKAGE = Path(__file__).parents[1] / "python" / "thermoq"
@@ -24,7 +30,7 @@ def main() -> int:
     """Evaluate; return 1 if the file is too large to ship."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--output", type=Path, default=PACKAGE / EVALUATION_FILE)
-    parser.add_argument("--samples", type=int, default=EvaluationSettings.samples)
+    parser.add_argument("--samples", type=int, default=LIVE_SAMPLES)
     parser.add_argument("--judged", type=int, default=DEFAULT_JUDGED)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
