@@ -25,6 +25,8 @@ HALVES = np.zeros((2, 1), np.uint16)
 PACKED = np.zeros((2, 1), np.uint8)
 PARAMETERS = np.ones((2, 4))
 WEIGHT = np.ones(2)
+TABLE = np.zeros(256, np.int16)
+TRELLIS = {"rows": 2, "cols": 3, "bit_width": 2, "window_bits": 8, "group_size": 8}
 FRACTIONS = np.ones((3, 2))
 LINKED = np.ones(3, bool)
 
@@ -70,6 +72,25 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "seed": 0,
         },
     ),
+    "quantize_trellis": (
+        _core.quantize_trellis,
+        {"source": BYTES, "type": F32, **TRELLIS, "block_rows": 8, "table": TABLE},
+    ),
+    "dequantize_trellis": (
+        _core.dequantize_trellis,
+        {
+            "codes": np.zeros((3, 2), np.uint8),
+            "scale": HALVES,
+            **TRELLIS,
+            "block_rows": 8,
+            "table": TABLE,
+            "type": F32,
+        },
+    ),
+    "first_trellis_scales": (
+        _core.first_trellis_scales,
+        {"source": BYTES, "type": F32, **TRELLIS},
+    ),
     "boundary_jumps": (
         _core.boundary_jumps,
         {
@@ -113,7 +134,7 @@ def test_right_arguments(name: str) -> None:
 @pytest.mark.parametrize(("name", "argument"), ARRAYS)
 def test_another_dtype_is_not_converted(name: str, argument: str) -> None:
     array = CALLS[name][1][argument]
-    for dtype in (np.int16, np.float32, np.int8 if array.dtype != np.int8 else np.uint8):
+    for dtype in {np.int16, np.float32, np.int8, np.uint8} - {array.dtype.type}:
         with pytest.raises(TypeError, match="incompatible function arguments"):
             call(name, **{argument: array.astype(dtype)})
     with pytest.raises(TypeError, match="incompatible function arguments"):

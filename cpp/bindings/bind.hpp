@@ -27,6 +27,7 @@ void bind_markov(py::module_& m);
 void bind_packing(py::module_& m);
 void bind_quantize(py::module_& m);
 void bind_spectral(py::module_& m);
+void bind_trellis(py::module_& m);
 
 inline std::size_t checked(py::ssize_t value, const char* name) {
   if (value < 0) {

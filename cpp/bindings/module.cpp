@@ -9,6 +9,7 @@ PYBIND11_MODULE(_core, m) {
   bind_hadamard(m);
   bind_packing(m);
   bind_spectral(m);
+  bind_trellis(m);
   bind_jumps(m);
   bind_markov(m);
 }

@@ -14,7 +14,9 @@ __all__: list[str] = [
     "MAX_MAGNITUDE",
     "MAX_SUPER_BLOCK_GROUPS",
     "MAX_SWEEP",
+    "MAX_TRELLIS_BLOCK",
     "Q8_GROUP_SIZE",
+    "TRELLIS_TABLE_UNIT",
     "BoundaryJumps",
     "FloatType",
     "QuantizationError",
@@ -27,6 +29,8 @@ __all__: list[str] = [
     "dequantize_affine",
     "dequantize_coded",
     "dequantize_q8",
+    "dequantize_trellis",
+    "first_trellis_scales",
     "hadamard",
     "has_openmp",
     "lsq_affine",
@@ -35,12 +39,14 @@ __all__: list[str] = [
     "pack_codes",
     "quantize_affine",
     "quantize_q8",
+    "quantize_trellis",
     "set_simd_level",
     "severity_of",
     "simd_level",
     "solve_markov_chains",
     "squared_norms",
     "sweep",
+    "sweep_trellis",
     "unpack_codes",
 ]
 
@@ -185,6 +191,38 @@ def dequantize_q8(
     half to even. Raises ValueError for arrays of another size.
     """
 
+def dequantize_trellis(
+    codes: numpy.typing.NDArray[numpy.uint8],
+    scale: numpy.typing.NDArray[numpy.uint16],
+    rows: int,
+    cols: int,
+    bit_width: int,
+    window_bits: int,
+    group_size: int,
+    block_rows: int,
+    table: numpy.typing.NDArray[numpy.int16],
+    type: FloatType,
+    threads: int = 0,
+) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    Decode to bytes [rows * cols * itemsize] of `type`: scale * table[window] in f32, then
+    rounded half to even. Raises ValueError for arrays of another size.
+    """
+
+def first_trellis_scales(
+    source: numpy.typing.NDArray[numpy.uint8],
+    type: FloatType,
+    rows: int,
+    cols: int,
+    bit_width: int,
+    window_bits: int,
+    group_size: int,
+    threads: int = 0,
+) -> numpy.typing.NDArray[numpy.uint16]:
+    """
+    Return the scales that quantize_trellis begins with, as f16 bits [rows, groups].
+    """
+
 def hadamard(
     data: numpy.typing.NDArray[numpy.float32], block: int, threads: int = 0
 ) -> numpy.typing.NDArray[numpy.float32]:
@@ -305,6 +343,31 @@ def quantize_q8(
     Returns codes [rows, cols], scale as f16 bits [rows, ceil(cols / 32)], and the error.
     """
 
+def quantize_trellis(
+    source: numpy.typing.NDArray[numpy.uint8],
+    type: FloatType,
+    rows: int,
+    cols: int,
+    bit_width: int,
+    window_bits: int,
+    group_size: int,
+    block_rows: int,
+    table: numpy.typing.NDArray[numpy.int16],
+    importances: numpy.typing.NDArray[numpy.float32] | None = None,
+    passes: int = 2,
+    threads: int = 0,
+) -> tuple[
+    numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.uint16], QuantizationError
+]:
+    """
+    Quantize a row-major matrix to 2, 3 or 4 bits by the best path through a trellis.
+
+    Returns the codes (the streams of all blocks and columns, one after the other), scale as f16
+    bits [rows, ceil(cols / group_size)], and the error. table: [2^window_bits] in units of
+    1 / TRELLIS_TABLE_UNIT. importances: [cols] or None. Raises ValueError for a scheme or a table
+    outside the limits.
+    """
+
 def set_simd_level(level: str) -> None:
     """
     Switch the level for the whole process; every level gives the same bits.
@@ -371,6 +434,25 @@ def sweep(
     follow. Raises ValueError for more than MAX_SWEEP columns or arrays of another size.
     """
 
+def sweep_trellis(
+    weights: numpy.typing.NDArray[numpy.float32],
+    factor: numpy.typing.NDArray[numpy.float32],
+    scale: numpy.typing.NDArray[numpy.float32],
+    group_of: numpy.typing.NDArray[numpy.int32],
+    bit_width: int,
+    window_bits: int,
+    block_rows: int,
+    table: numpy.typing.NDArray[numpy.int16],
+    threads: int = 0,
+) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.float32]]:
+    """
+    Find the paths of the columns of weights [rows, n] in order, as `sweep` rounds them.
+
+    scale [rows, groups] and group_of [n]; factor [n, n] as for `sweep`. Returns the streams of
+    the n columns, block of rows after block, and the scaled errors [rows, n]. Raises ValueError for
+    more than MAX_SWEEP columns, groups that do not exist and arrays that do not fit.
+    """
+
 def unpack_codes(
     packed: numpy.typing.NDArray[numpy.uint8],
     rows: int,
@@ -386,4 +468,6 @@ MAX_LSQ_GROUP: int = 65536
 MAX_MAGNITUDE: float = 65504.0
 MAX_SUPER_BLOCK_GROUPS: int = 256
 MAX_SWEEP: int = 256
+MAX_TRELLIS_BLOCK: int = 4096
 Q8_GROUP_SIZE: int = 32
+TRELLIS_TABLE_UNIT: int = 4096

@@ -9,6 +9,7 @@
 #include "avx2_quantize.hpp"
 #include "kernels.hpp"
 #include "lsq_kernels.hpp"
+#include "trellis_kernels.hpp"
 
 namespace thermoq {
 namespace {
@@ -214,6 +215,9 @@ const KernelTable kAvx2Kernels{
     lsq_q8_avx2,
     lsq_coded_avx2,
     sweep_avx2,
+    trellis_values_avx2,
+    trellis_paths_avx2,
+    trellis_rows_avx2,
     pack,
     unpack,
     dot,

@@ -104,6 +104,34 @@ struct SweepTile {
   std::uint8_t* codes;  // [n, kSweepLanes]
 };
 
+// The search for the paths of least squared error through a trellis (see trellis.hpp), for up to
+// kMaxPaths columns that are neighbours. The window of step i has the b newest bits lowest. Costs
+// saturate at 2^16 - 1.
+inline constexpr std::size_t kMaxPaths = 4;
+struct TrellisPaths {
+  const std::int16_t* values;  // [n, stride], within +-2^14, in the order of the steps
+  std::size_t n, stride;       // n: at least 1
+  std::size_t columns;         // 1 .. kMaxPaths
+  const std::int16_t* table;   // [2^L], 32-byte aligned
+  int bit_width, window_bits;
+  std::uint16_t* costs;    // [2, 2^L]: scratch, 32-byte aligned
+  std::uint16_t* history;  // [columns, n, 2^(L - b)]: scratch, 32-byte aligned
+  std::uint16_t* windows;  // [columns, n]: the result
+};
+
+// Up to eight rows of a block of columns' streams, to be looked up in a table.
+struct TrellisRows {
+  const std::uint8_t* codes;  // the first column's stream, at the first row's bits
+  const std::uint8_t* end;    // of the readable memory
+  std::size_t stream_bytes, cols;
+  std::size_t rows;    // 1 .. 8
+  const float* table;  // [2^L]
+  // [2^(L + b), 2], or null: the values of a row and of the next one, by the bits of both.
+  const float* pairs;
+  const float* scale;  // [8], by which the rows' values are multiplied
+  int bit_width, window_bits;
+};
+
 struct KernelTable {
   // 16-bit floats to f32, from any address.
   void (*widen_f16)(const std::uint8_t* in, std::size_t n, float* out) noexcept;
@@ -137,6 +165,13 @@ struct KernelTable {
                     const TileRows& rows, CodedTile& out) noexcept;
 
   void (*sweep)(const SweepTile& tile) noexcept;
+
+  // Weights times `factor`, rounded half to even within +-2^14; NaN becomes -2^14.
+  void (*trellis_values)(const float* weights, std::size_t n, float factor,
+                         std::int16_t* out) noexcept;
+  void (*trellis_paths)(const TrellisPaths& paths) noexcept;
+  // scale * table value to out, whose rows are `stride` apart; absent rows are left as they are.
+  void (*trellis_rows)(const TrellisRows& rows, float* out, std::size_t stride) noexcept;
 
   void (*pack)(const std::uint8_t* codes, std::size_t n, int bit_width,
                std::uint8_t* packed) noexcept;

@@ -6,6 +6,7 @@
 #include "../half.hpp"
 #include "kernels.hpp"
 #include "lsq_kernels.hpp"
+#include "trellis_kernels.hpp"
 
 namespace thermoq {
 namespace {
@@ -300,6 +301,9 @@ const KernelTable kScalarKernels{
     lsq_q8_scalar,
     lsq_coded_scalar,
     sweep_scalar,
+    trellis_values_scalar,
+    trellis_paths_scalar,
+    trellis_rows_scalar,
     pack,
     unpack,
     dot,
