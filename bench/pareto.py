@@ -53,6 +53,8 @@ def error_results(points: Sequence[Point]) -> list[Result]:
         ("lsq INT2 coded g16", 2.63, 0.077),
         ("lsq INT2 coded", 2.40, 0.095),
         ("lsq INT4 coded", 4.5, 0.0054),
+        ("lsq INT2 trellis e1", 2.065, 0.0861),
+        ("lsq INT2 trellis e5", 2.08, 0.0715),
     )
     results = []
     for prefix, most_bits, error in targets:

@@ -66,7 +66,7 @@ class Missing:
 
 
 def ours() -> list[Quantizer]:
-    """thermoq's encodings: `minmax`, `lsq` with f16 parameters, `lsq` with coded ones.
+    """thermoq's encodings: `minmax`, `lsq` with f16 parameters, coded ones, and trellis codes.
 
     A default that is also listed by its settings counts once.
     """
@@ -79,36 +79,53 @@ def ours() -> list[Quantizer]:
         (bits, EncodingChoice("lsq", "coded", group, None, scale, minimum))
         for bits, group, scale, minimum in CODED
     ]
+    efforts = ((2, 1), (2, 3), (2, 5), (3, 1), (3, 5), (4, 1), (4, 5))
+    trellis = [(bits, EncodingChoice("lsq", "trellis", effort=effort)) for bits, effort in efforts]
     defaults = [(bits, EncodingChoice()) for bits in (2, 4, 8)]
     q8 = [(8, EncodingChoice("minmax"))]
-    found = [_thermoq(bits, choice) for bits, choice in defaults + affine + coded + minmax + q8]
+    found = [
+        _thermoq(bits, choice) for bits, choice in defaults + affine + coded + trellis + minmax + q8
+    ]
     return list({one.name: one for one in found}.values())
 
 
 def _thermoq(bit_width: int, choice: EncodingChoice) -> Quantizer:
     import numpy as np
     from thermoq.encodings import EncodingChoice, scheme_for
+    from thermoq.methods import quantize_layer
+    from thermoq.rotation import Rotation
     from thermoq.weights import Matrix, QuantizedMatrix, dequantize, quantize
 
     def store(weight: Weights, threads: int) -> QuantizedMatrix:
         matrix = Matrix(weight.reshape(-1).view(np.uint8), "F32", *weight.shape)
-        scheme = scheme_for(bit_width, matrix.cols, choice)
-        return quantize(matrix, scheme, method=choice.method, threads=threads)[0]
+        scheme = scheme_for(bit_width, matrix.cols, choice, matrix.rows)
+        if scheme.encoding != "trellis":
+            return quantize(matrix, scheme, method=choice.method, threads=threads)[0]
+        rotation = Rotation(0, matrix.cols)  # as a run has it
+        return quantize_layer(matrix, scheme, "lsq", rotation=rotation, threads=threads).matrix
 
     name = _name(bit_width, choice)
+    defaults = [_name(bits, EncodingChoice()) for bits in (2, 4, 8)]
     return Quantizer(
         OURS,
         name,
         quantize=store,
         bits=lambda stored: 8 * sum(part.nbytes for part in stored.parts.values()),
         decode=lambda stored: dequantize(stored).view(np.float32).reshape(stored.rows, stored.cols),
-        default_of=bit_width if name == _name(bit_width, EncodingChoice()) else None,
+        default_of=bit_width if name in defaults else None,
     )
 
 
 def _name(bit_width: int, choice: EncodingChoice) -> str:
-    """Such as "lsq INT2 coded g16 4+4": group size, bits of the group's scale and minimum."""
+    """Such as "lsq INT2 coded g16 4+4": group size, bits of the group's scale and minimum.
+
+    Or "lsq INT2 trellis e5", its effort.
+    """
+    from thermoq.encodings import DEFAULT_EFFORT
+
     encoding, group = choice.encoding_of(bit_width), choice.group_size_of(bit_width)
+    if encoding == "trellis":
+        return f"{choice.method} INT{bit_width} trellis e{choice.effort or DEFAULT_EFFORT}"
     name = f"{choice.method} INT{bit_width} {encoding} g{group}"
     if encoding != "coded":
         return name

@@ -288,7 +288,7 @@ def _layer(
 def _stored(bits: int, encoding: str, super_block: int | None = None) -> dict[str, Any]:
     if bits == 8 or encoding == "affine":
         group_size = 32 if bits == 8 else 64
-        keys = dict.fromkeys(("super_block", "scale_bits", "minimum_bits"))
+        keys = dict.fromkeys(("super_block", "scale_bits", "minimum_bits", "window_bits"))
         return {"encoding": "q8" if bits == 8 else "affine", "group_size": group_size, **keys}
     width = {2: 4, 4: 6}[bits]
     return {
@@ -297,6 +297,7 @@ def _stored(bits: int, encoding: str, super_block: int | None = None) -> dict[st
         "super_block": super_block,
         "scale_bits": width,
         "minimum_bits": width,
+        "window_bits": None,
     }
 
 

@@ -14,7 +14,7 @@ LSQ = EncodingChoice("lsq")
 
 
 def kinds(layer_class: LayerClass, cols: int, choice: EncodingChoice) -> list[tuple[object, ...]]:
-    return [astuple(kind_of(scheme)) for scheme in candidates_for(layer_class, cols, choice)]
+    return [astuple(kind_of(scheme))[:6] for scheme in candidates_for(layer_class, cols, choice)]
 
 
 def bits(scheme: Scheme, cols: int) -> float:

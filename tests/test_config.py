@@ -163,7 +163,7 @@ def test_every_key_has_words_for_its_errors() -> None:
 
 
 def test_flags_win_and_none_is_not_given(load) -> None:
-    text = within("bit_width: 3", "thermodynamic: {validation: {smoothness_threshold: 0.1}}")
+    text = within("bit_width: 2", "thermodynamic: {validation: {smoothness_threshold: 0.1}}")
     config = load(text, bit_width=4, smoothness_threshold=0.2, seed=None, components=[])
     assert config.bit_width == 4
     assert config.thermodynamic.validation.smoothness_threshold == 0.2
@@ -274,10 +274,21 @@ def test_where_a_setting_was_given(load, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"bit_width": 3}, "--bit-width: expected 2, 4 or 8, got 3"),
-        ({"bit_width": np.int64(3)}, "--bit-width: expected 2, 4 or 8, got 3"),
-        ({"bit_width": np.array([2, 4])}, "--bit-width: expected 2, 4 or 8, got [2 4]"),
-        ({"bit_width": np.eye(2)}, "--bit-width: expected 2, 4 or 8, got [[1. 0.] [0. 1.]]"),
+        ({"bit_width": 5}, "--bit-width: expected 2, 3, 4 or 8, got 5"),
+        ({"bit_width": np.int64(5)}, "--bit-width: expected 2, 3, 4 or 8, got 5"),
+        ({"bit_width": 3}, "--bit-width: expected 2, 4 or 8 (3 bits are of the encoding trellis "
+         "alone), got 3"),
+        ({"bit_width": 3, "encoding": "coded", "super_block": 256}, "--bit-width: expected 2, 4 or "
+         "8 (3 bits are of the encoding trellis alone), got 3"),
+        ({"encoding": "trellis", "method": "minmax"}, "--encoding: expected affine or null "
+         "(trellis needs method lsq), got 'trellis'"),
+        ({"encoding": "trellis", "scale_bits": 4}, "--scale-bits: expected null (encoding "
+         "trellis), got 4"),
+        ({"encoding": "trellis", "effort": 6}, "--effort: expected an integer from 1 to 5, or "
+         "null, got 6"),
+        ({"effort": 5}, "--effort: expected null (the encoding is not trellis), got 5"),
+        ({"bit_width": np.array([2, 4])}, "--bit-width: expected 2, 3, 4 or 8, got [2 4]"),
+        ({"bit_width": np.eye(2)}, "--bit-width: expected 2, 3, 4 or 8, got [[1. 0.] [0. 1.]]"),
         ({"method": "hessian"}, "--method: expected minmax, lsq or null (hessian needs a "
          "calibration), got 'hessian'"),
         ({"rotation": "hadamard", "method": "minmax"}, "--rotation: expected none or null "
@@ -313,8 +324,11 @@ def test_where_a_setting_was_given(load, tmp_path: Path) -> None:
          "folder names, got '../vae'"),
         ({"bit_width": 8, "group_size": 64}, "--group-size: expected 32 or null (bit_width 8 has "
          "groups of 32), got 64"),
+        ({"layers": [{"match": "a", "bit_width": 5}]}, "--layers: layers[0].bit_width: expected "
+         "2, 3, 4 or 8, got 5"),
         ({"layers": [{"match": "a", "bit_width": 3}]}, "--layers: layers[0].bit_width: expected "
-         "2, 4 or 8, got 3"),
+         "2, 4 or 8 (3 bits are of the encoding trellis alone), or encoding trellis beside it, "
+         "got 3"),
         ({"bitwidth": 2}, "unknown setting 'bitwidth' (did you mean bit_width?)"),
     ],
 )  # fmt: skip
@@ -327,17 +341,18 @@ def test_bad_flags(overrides: dict[str, object], message: str) -> None:
 # What is refused in a file.
 
 BAD_VALUES = [
-    (["bit_width: 3"], 2, "bit_width: expected 2, 4 or 8, got 3"),
-    (["bit_width: '2'"], 2, "bit_width: expected 2, 4 or 8, got '2'"),
-    (["bit_width: true"], 2, "bit_width: expected 2, 4 or 8, got true"),
-    (["bit_width: [2]"], 2, "bit_width: expected 2, 4 or 8, got a list"),
+    (["bit_width: 3"], 2, "bit_width: expected 2, 4 or 8 (3 bits are of the encoding trellis "
+     "alone), got 3"),
+    (["bit_width: '2'"], 2, "bit_width: expected 2, 3, 4 or 8, got '2'"),
+    (["bit_width: true"], 2, "bit_width: expected 2, 3, 4 or 8, got true"),
+    (["bit_width: [2]"], 2, "bit_width: expected 2, 3, 4 or 8, got a list"),
     (["group_size: 12"], 2, "group_size: expected a multiple of 8, or null, got 12"),
     (["group_size: 0"], 2, "group_size: expected a multiple of 8, or null, got 0"),
     (["bit_width: 8", "group_size: 64"], 3,
      "group_size: expected 32 or null (bit_width 8 has groups of 32), got 64"),
     (["encoding: coded", "method: minmax"], 2,
      "encoding: expected affine or null (coded needs method lsq), got 'coded'"),
-    (["encoding: q8"], 2, "encoding: expected affine, coded or null, got 'q8'"),
+    (["encoding: q8"], 2, "encoding: expected affine, coded, trellis or null, got 'q8'"),
     (["encoding: coded", "bit_width: 8"], 2,
      "encoding: expected null (bit_width 8 is stored as q8), got 'coded'"),
     (["group_size: 65544"], 2,
@@ -375,8 +390,8 @@ BAD_VALUES = [
      "rotation: expected none or null (hadamard needs method lsq or hessian), got 'hadamard'"),
     (["calibration: c.safetensors", "method: minmax", "rotation: hadamard"], 4,
      "rotation: expected none or null (hadamard needs method lsq or hessian), got 'hadamard'"),
-    (["encoding: trellis"], 2,
-     "encoding: expected affine or coded (others are not in this version), got 'trellis'"),
+    (["method: minmax", "encoding: trellis"], 3,
+     "encoding: expected affine or null (trellis needs method lsq), got 'trellis'"),
     (["method: hessian"], 2,
      "method: expected minmax, lsq or null (hessian needs a calibration), got 'hessian'"),
     (["method: mse"], 2, "method: expected minmax, lsq, hessian or null, got 'mse'"),
@@ -434,10 +449,10 @@ BAD_VALUES = [
      "{match: 'a'}"),
     (["layers:", "  - {match: a, skip: true, bit_width: 2}"], 3, "layers[0]: expected bit_width, "
      "group_size and/or encoding, or skip alone, got {match: 'a', skip: true, bit_width: 2}"),
-    (["layers:", "  - {match: a, encoding: trellis}"], 3, "layers[0].encoding: expected affine or "
-     "coded (others are not in this version), got 'trellis'"),
+    (["method: minmax", "layers:", "  - {match: a, encoding: trellis}"], 4,
+     "layers[0].encoding: expected affine (trellis needs method lsq), got 'trellis'"),
     (["layers:", "  - {match: a, encoding: q8}"], 3,
-     "layers[0].encoding: expected affine or coded, got 'q8'"),
+     "layers[0].encoding: expected affine, coded or trellis, got 'q8'"),
     (["layers:", "  - {match: a, bit_width: 8, encoding: coded}"], 3, "layers[0]: expected no "
      "encoding with bit_width 8, which is stored as q8, got {match: 'a', bit_width: 8, encoding: "
      "'coded'}"),
@@ -454,7 +469,7 @@ BAD_VALUES = [
     (["layers:", "  - {match: a, bit_width: 8, group_size: 64}"], 3, "layers[0]: expected "
      "group_size 32 or none with bit_width 8, got {match: 'a', bit_width: 8, group_size: 64}"),
     (["layers:", "  - match: a", "    bit_width: 5"], 4,
-     "layers[0].bit_width: expected 2, 4 or 8, got 5"),
+     "layers[0].bit_width: expected 2, 3, 4 or 8, got 5"),
     (["layers:", "  - {match: a, group_size: 9}"], 3,
      "layers[0].group_size: expected a multiple of 8, got 9"),
 ]  # fmt: skip
@@ -462,6 +477,9 @@ BAD_VALUES = [
 
 GOOD_VALUES = [
     ["super_block: 48", "group_size: 16"],
+    ["encoding: trellis", "bit_width: 3", "effort: 1"],
+    ["encoding: trellis", "group_size: 64"],
+    ["layers: [{match: a, encoding: trellis, bit_width: 3}]", "effort: 2"],
     ["super_block: 4096"],
     ["group_size: 65536"],
     ["group_size: 65544", "method: minmax"],
@@ -506,7 +524,7 @@ def test_bad_values(refused, lines: list[str], line: int, message: str) -> None:
         ("\nquant: 2", "line 2: unknown key 'quant' (expected quantization)"),
         ("- a", "line 1: expected a mapping with the key quantization, got a list"),
         ("quantization: 3", "line 1: quantization: expected a mapping, got 3"),
-        (within("bit_width: 9", "seed: -1"), "line 2: bit_width: expected 2, 4 or 8, got 9"),
+        (within("bit_width: 9", "seed: -1"), "line 2: bit_width: expected 2, 3, 4 or 8, got 9"),
     ],
 )  # fmt: skip
 def test_unknown_keys_and_shapes(refused, text: str, message: str) -> None:

@@ -77,7 +77,7 @@ def test_a_rotation_that_nothing_can_have_is_said(tmp_path: Path) -> None:
     maker.add("blocks.0.attn.to_q.weight", 64, 33)
     write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
     line = (
-        "--rotation: hadamard has no effect: no tensor is a matrix of 2 or 4 bits with an even "
+        "--rotation: hadamard has no effect: no tensor is a matrix of 2, 3 or 4 bits with an even "
         "number of columns"
     )
     assert thermoq.plan_quantization(tmp_path / "in", rotation="hadamard").warnings == [line]

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import calibrations
@@ -44,7 +45,7 @@ Reader = Callable[[Path, str], np.ndarray]
 def functions() -> dict[str, Any]:
     """What the document ends with."""
     blocks = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.M | re.S)
-    assert [len(block.splitlines()) <= 70 for block in blocks] == [True, True]
+    assert [len(block.splitlines()) <= 70 for block in blocks] == [True] * 3
     namespace: dict[str, Any] = {}
     exec(compile("\n".join(blocks), "docs/format.md", "exec"), namespace)
     return namespace
@@ -98,8 +99,9 @@ def test_other_group_sizes(
 
 @pytest.mark.parametrize(
     "settings",
-    [{"encoding": "affine"}, {"encoding": "coded"}, {"bit_width": 4, "seed": 2**64 - 1}],
-)
+    [{"encoding": "affine"}, {"encoding": "coded"}, {"bit_width": 4, "seed": 2**64 - 1},
+     {"encoding": "trellis"}, {"encoding": "trellis", "bit_width": 3, "effort": 1}],
+)  # fmt: skip
 def test_rotated_tensors(
     quantized: Quantized, tmp_path: Path, read_tensor: Reader, settings: dict[str, Any]
 ) -> None:
@@ -133,9 +135,9 @@ def test_an_unknown_encoding_is_refused_by_name(
     quantized: Quantized, tmp_path: Path, read_tensor: Reader
 ) -> None:
     manifest = json.loads((quantized("dream", "F32").output / "thermoq.json").read_text())
-    manifest["tensors"]["lm_head.weight"]["encoding"] = "trellis"
+    manifest["tensors"]["lm_head.weight"]["encoding"] = "lattice"
     (tmp_path / "thermoq.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="unknown encoding trellis"):
+    with pytest.raises(ValueError, match="unknown encoding lattice"):
         read_tensor(tmp_path, "lm_head.weight")
 
 
@@ -228,7 +230,9 @@ def test_the_lines_read_codes_of_any_width(
 @pytest.mark.parametrize(
     "settings",
     [{"scale_bits": 5, "minimum_bits": 3}, {"bit_width": 4, "scale_bits": 7, "minimum_bits": 6},
-     {"group_size": 8, "super_block": 40}, {"group_size": 40}, {"encoding": "affine"}],
+     {"group_size": 8, "super_block": 40}, {"group_size": 40}, {"encoding": "affine"},
+     *({"encoding": "trellis", "rotation": "none", "bit_width": b, "effort": effort}
+       for b, effort in ((2, 1), (3, 2), (4, 3), (2, 5)))],
 )  # fmt: skip
 def test_other_codes(
     quantized: Quantized, tmp_path: Path, read_tensor: Reader, settings: dict[str, Any]
@@ -247,6 +251,53 @@ def example(encoding: str, row: str) -> list[str]:
     text = text.split("An example")[0].split("## ")[0]
     (found,) = re.findall(rf"^    {row} +(.*)$", text, re.M)
     return [word for word in found.split() if word != "|"]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("window_bits", [8, 9, 12])
+@pytest.mark.parametrize("shape", [(3, 24), (37, 20), (1, 1), (2, 5, 3, 3)])
+def test_the_lines_read_streams_of_any_width(
+    tmp_path: Path, read_tensor: Reader, bits: int, window_bits: int, shape: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(bits * window_bits)
+    rows, cols = shape[0], int(np.prod(shape[1:]))
+    scheme = Scheme(
+        "trellis", bits, 16, window_bits=window_bits, block_rows=16, table_seed=2**64 - 1
+    )
+    (_, pair), (_, (nbytes,)) = scheme.stored_parts(rows, cols).values()
+    parts = {
+        "scale": rng.lognormal(size=pair).astype(np.float16),
+        "codes": rng.integers(0, 256, nbytes, np.uint8),
+    }
+    save_file({f"w.weight.{k}": part for k, part in parts.items()}, tmp_path / "model.safetensors")
+    entry = {
+        "encoding": "trellis", "shape": list(shape), "bit_width": bits, "group_size": 16,
+        "window_bits": window_bits, "block_rows": 16, "table_seed": 2**64 - 1, "row_dimension": 0,
+    }  # fmt: skip
+    (tmp_path / "thermoq.json").write_text(json.dumps({"tensors": {"w.weight": entry}}))
+    values = read_tensor(tmp_path, "w.weight")
+    assert (values.dtype, values.shape) == (np.float32, shape)
+    decoded = dequantize(QuantizedMatrix(scheme, rows, cols, dict(parts)))
+    assert decoded.tobytes() == values.tobytes()
+
+
+def test_the_example_of_trellis() -> None:
+    stream = [int(byte, 16) for byte in example("trellis", "bytes")]
+    number = sum(byte << (8 * i) for i, byte in enumerate(stream))
+    windows = [number >> (2 * row) & 255 for row in range(4)]
+    assert windows == [int(window, 16) for window in example("trellis", "windows")]
+    scheme = Scheme("trellis", 2, 8, window_bits=8, block_rows=8, table_seed=1)
+    parts = {"scale": np.ones((4, 1), np.float16), "codes": np.array(stream, np.uint8)}
+    decoded = dequantize(QuantizedMatrix(scheme, 4, 1, dict(parts))).view(np.float32)
+    assert decoded.tolist() == (scheme.trellis.table[windows] / 4096).tolist()
+
+
+@pytest.mark.parametrize("window_bits", range(8, 13))
+def test_no_value_of_a_table_is_near_a_tie(window_bits: int) -> None:
+    """A libm that is off in the last digit gives the same table."""
+    count = 1 << window_bits
+    units = [4096 * NormalDist().inv_cdf((i + 0.5) / count) for i in range(count)]
+    assert min(abs(unit % 1 - 0.5) for unit in units) > 1e-6
 
 
 def test_the_example_of_packing(simd_level: str) -> None:

@@ -292,7 +292,7 @@ REPEATED = "transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_entry(AFFINE, "encoding", "trellis"), "expected a known encoding, got 'trellis'"),
+        (set_entry(AFFINE, "encoding", "lattice"), "expected a known encoding, got 'lattice'"),
         (lambda c: c.update(format_version=3), r"expected format_version 1 or 2, got 3"),
         (lambda c: c.update(format_version=2), r"config\.format_version: expected 2, got 1"),
         (set_entry(AFFINE, "bit_width", 4), rf"'{AFFINE}\.codes': expected U8 \[40, 20\], got"),

@@ -15,6 +15,7 @@ from thermoq.checkpoint.header import DTYPE_BITS
 from thermoq.encodings import (
     AFFINE_GROUP_SIZE,
     CODED_DEFAULTS,
+    MANY_ROWS,
     MAX_GROUPS_IN_SUPER_BLOCK,
     CodedDefaults,
     EncodingChoice,
@@ -42,18 +43,33 @@ _AFFINE: Final = ((2, 128), (2, AFFINE_GROUP_SIZE), (4, 128), (4, AFFINE_GROUP_S
 
 
 def candidates_for(
-    layer_class: LayerClass, cols: int, choice: EncodingChoice
+    layer_class: LayerClass, cols: int, choice: EncodingChoice, rows: int = MANY_ROWS
 ) -> tuple[Scheme, ...]:
-    """Return the schemes for a matrix of `cols` columns, from few bits to many.
+    """Return the schemes for a matrix [rows, cols], from few bits to many.
 
     The last of each bit width is its default. A class keeps at least the bits that it has in a run
     of 2 bits: modulation 4, sensitive layers and tables 8, so that these have one candidate.
     """
     found: list[Scheme] = []
-    for bit_width in (2, 4):
+    for bit_width in (2, 3, 4):
         if bit_width >= bits_for(layer_class, 2):
-            found += _of_bit_width(bit_width, cols, choice)
+            found += _with_trellis(bit_width, rows, cols, choice)
     return tuple(dict.fromkeys([*found, scheme_for(8, cols, choice)]))
+
+
+def _with_trellis(bit_width: int, rows: int, cols: int, choice: EncodingChoice) -> list[Scheme]:
+    """Return the schemes of 2, 3 or 4 bits; `trellis`, where it may be, has one of each.
+
+    More effort takes no bits worth mentioning, so that it is none of the budget's choices.
+    """
+    others = [] if bit_width == 3 else _of_bit_width(bit_width, cols, choice)
+    if choice.encoding_of(2) != "trellis":
+        return others
+    trellis = scheme_for(bit_width, cols, replace(choice, encoding="trellis"), rows)
+    if choice.encoding == "trellis":
+        return [trellis]
+    is_default = choice.encoding_of(bit_width) == "trellis"
+    return [*others, trellis] if is_default else [trellis, *others]
 
 
 def _of_bit_width(bit_width: int, cols: int, choice: EncodingChoice) -> list[Scheme]:
@@ -83,6 +99,7 @@ def _of_bit_width(bit_width: int, cols: int, choice: EncodingChoice) -> list[Sch
         [
             replace(
                 choice,
+                encoding="coded",
                 group_size=choice.group_size or coded.group_size,
                 scale_bits=choice.scale_bits or coded.scale_bits,
                 minimum_bits=choice.minimum_bits or coded.minimum_bits,
@@ -110,7 +127,9 @@ def _row_bytes(scheme: Scheme, cols: int) -> int:
 
 
 def kind_of(scheme: Scheme) -> Scheme:
-    """Return the scheme without what follows from the length of a matrix's rows."""
+    """Return the scheme without what follows from the shape of a matrix."""
+    if scheme.encoding == "trellis":
+        return replace(scheme, group_size=0, block_rows=0)
     return replace(scheme, super_block=0)
 
 
@@ -119,5 +138,6 @@ def _fits(variant: EncodingChoice, bit_width: int) -> bool:
     if variant.super_block is None or variant.encoding_of(bit_width) != "coded":
         return True
     group_size = variant.group_size_of(bit_width)
+    assert group_size is not None  # coded has one
     whole = variant.super_block % group_size == 0
     return whole and variant.super_block <= MAX_GROUPS_IN_SUPER_BLOCK * group_size

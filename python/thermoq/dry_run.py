@@ -9,6 +9,7 @@ from thermoq.activations import Activations, measured_activations
 from thermoq.build import build_info, version
 from thermoq.checkpoint import Checkpoint, MappedFiles, open_checkpoint
 from thermoq.config import QuantizationConfig, load_config
+from thermoq.encodings import DEFAULT_EFFORT
 from thermoq.error_curves import predicted_by
 from thermoq.forecast import Forecast, forecast, prediction_note
 from thermoq.phases import check_phases
@@ -21,10 +22,12 @@ from thermoq.plan import (
 )
 from thermoq.progress import NoProgress, Progress
 from thermoq.provenance import Stopwatch
-from thermoq.report.plan import PlannedClass, PlannedTensor, QuantizationPlan
+from thermoq.report.plan import EffortRow, PlannedClass, PlannedTensor, QuantizationPlan
 from thermoq.schedule import schedule_for
 from thermoq.summary import bits_per_weight, scheme_rows
 from thermoq.terms import LAYER_CLASSES
+from thermoq.trellis import WINDOW_BITS
+from thermoq.trellis_speed import minutes_per_billion
 
 
 def plan_quantization(
@@ -95,6 +98,8 @@ def _plan(
         relative_squared_error=error.relative_squared_error if error else None,
         layer_classes=_classes(tensors, found),
         tensors=[_tensor(component, plan, config, found) for component, plan in tensors],
+        num_trellis_weights=sum(plan.num_weights for plan in _in_trellis(tensors)),
+        efforts=_efforts(_in_trellis(tensors), config),
         warnings=[
             *checkpoint.notes,
             *pattern_warnings(checkpoint, config),
@@ -103,6 +108,35 @@ def _plan(
             *plan_warnings(found.plans, config),
         ],
     )
+
+
+def _in_trellis(tensors: Sequence[tuple[str, TensorPlan]]) -> list[TensorPlan]:
+    return [
+        plan
+        for _, plan in tensors
+        if plan.scheme and plan.scheme.encoding == "trellis" and not plan.same_as
+    ]
+
+
+def _efforts(plans: Sequence[TensorPlan], config: QuantizationConfig) -> list[EffortRow]:
+    """Measure what each effort costs at the bit width that most of the weights have."""
+    weights: dict[int, int] = {}
+    for plan in plans:
+        assert plan.scheme is not None
+        bits = plan.scheme.bit_width
+        weights[bits] = weights.get(bits, 0) + plan.num_weights
+    if not weights:
+        return []
+    most = max(weights, key=lambda bits: weights[bits])
+    return [
+        EffortRow(
+            effort=effort,
+            window_bits=WINDOW_BITS[effort],
+            minutes_per_billion_weights=minutes,
+            is_chosen=effort == (config.effort or DEFAULT_EFFORT),
+        )
+        for effort, minutes in minutes_per_billion(most, config.threads).items()
+    ]
 
 
 def _row_notes(found: Forecast) -> list[str]:
@@ -159,6 +193,7 @@ def _tensor(
         super_block=scheme.super_block or None if scheme else None,
         scale_bits=scheme.scale_bits or None if scheme else None,
         minimum_bits=scheme.minimum_bits or None if scheme else None,
+        window_bits=scheme.window_bits or None if scheme else None,
         rotation=plan.rotation_kind(config),
         source_bytes=plan.tensor.nbytes,
         stored_bytes=plan.stored_bytes,

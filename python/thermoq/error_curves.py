@@ -26,6 +26,7 @@ SAMPLED_WEIGHTS = 2**17
 
 _FAST = Scheme("affine", 2, AFFINE_GROUP_SIZE)  # at the speed of the memory, by minmax
 _FEWEST_ROWS = 8  # of a tensor with rows longer than that allows
+_TRELLIS_ROWS = 256  # where a stream runs down them: the bits that one begins with are few then
 
 TensorKey = tuple[str, str]
 """A component's and a tensor's name."""
@@ -88,8 +89,11 @@ def _measured(
 ) -> MeasuredTensor:
     tensor = plan.tensor
     stored = files.bytes(tensor), tensor.dtype, tensor.shape, plan.layer.row_dimension
-    sample = sampled_rows(*stored)
+    has_trellis = any(scheme.encoding == "trellis" for scheme in plan.candidates)
+    sample = sampled_rows(*stored, _TRELLIS_ROWS if has_trellis else _FEWEST_ROWS)
     method = predicted_by(config)
+
+    whole_rows = tensor.shape[plan.layer.row_dimension]
 
     def errors(matrix: Matrix) -> list[WeightError]:
         turned: dict[Rotation, Matrix] = {}  # one at most, for all candidates of 2 and 4 bits
@@ -99,12 +103,15 @@ def _measured(
             if rotation is not None and rotation not in turned:
                 turned[rotation] = rotated(matrix, rotation, config.threads)
             one = matrix if rotation is None else turned[rotation]
-            found.append(quantize(one, scheme, method=method, threads=config.threads)[1])
+            error = quantize(
+                _few_columns(one, scheme), scheme, method=method, threads=config.threads
+            )[1]
+            found.append(_of_whole(error, one, scheme, whole_rows, config.threads))
         return found
 
     found = errors(sample)
     energy, factor = found[0].source_energy, 1.0
-    if sample.rows < tensor.shape[plan.layer.row_dimension]:
+    if sample.rows < whole_rows:
         whole = as_matrix(*stored)
         fast = quantize(whole, _FAST, method="minmax", threads=config.threads)[1]
         if energy > 0.0:
@@ -125,12 +132,16 @@ def predicted_by(config: QuantizationConfig) -> PredictingMethod:
 
 
 def sampled_rows(
-    data: NDArray[np.uint8], dtype: str, shape: tuple[int, ...], row_dimension: int
+    data: NDArray[np.uint8],
+    dtype: str,
+    shape: tuple[int, ...],
+    row_dimension: int,
+    fewest: int = _FEWEST_ROWS,
 ) -> Matrix:
-    """Return evenly spaced output rows of a weight as a matrix."""
+    """Return evenly spaced output rows of a weight as a matrix, at least `fewest`."""
     rows = shape[row_dimension]
     cols = int(np.prod(shape, dtype=np.int64)) // max(1, rows)
-    taken = min(rows, max(_FEWEST_ROWS, SAMPLED_WEIGHTS // max(1, cols)))
+    taken = min(rows, max(fewest, SAMPLED_WEIGHTS // max(1, cols)))
     if taken == rows:
         return as_matrix(data, dtype, shape, row_dimension)
     places = (2 * np.arange(taken, dtype=np.int64) + 1) * rows // (2 * taken)
@@ -138,3 +149,37 @@ def sampled_rows(
     sample = np.ascontiguousarray(np.take(elements, places, axis=row_dimension))
     sampled_shape = (*shape[:row_dimension], taken, *shape[row_dimension + 1 :])
     return as_matrix(sample.reshape(-1), dtype, sampled_shape, row_dimension)
+
+
+def _few_columns(matrix: Matrix, scheme: Scheme) -> Matrix:
+    """Return the matrix, for `trellis` with no more weights than are measured.
+
+    Its rows cannot be fewer, but evenly spaced columns tell as much.
+    """
+    taken = max(1, SAMPLED_WEIGHTS // max(1, matrix.rows))
+    if scheme.encoding != "trellis" or taken >= matrix.cols:
+        return matrix
+    places = (2 * np.arange(taken, dtype=np.int64) + 1) * matrix.cols // (2 * taken)
+    elements = matrix.data.reshape(matrix.rows, matrix.cols, -1)
+    return replace(matrix, data=np.take(elements, places, axis=1).reshape(-1), cols=taken)
+
+
+def _of_whole(
+    error: WeightError, matrix: Matrix, scheme: Scheme, whole_rows: int, threads: int
+) -> WeightError:
+    """Return the error of all columns of a matrix from that of a few, as `trellis` has them.
+
+    A stream begins with bits to spare, which weigh more in the sample's rows than in a block's:
+    an error goes with 4 to the minus bits per weight.
+    """
+    taken = _few_columns(matrix, scheme)
+    if scheme.encoding != "trellis":
+        return error
+    spare = scheme.window_bits - scheme.bit_width
+    block = min(scheme.block_rows, whole_rows)
+    factor = 4.0 ** (spare / max(1, min(matrix.rows, block)) - spare / max(1, block))
+    energy = error.source_energy
+    if taken.cols < matrix.cols:
+        energy = quantize(matrix, _FAST, method="minmax", threads=threads)[1].source_energy
+        factor *= energy / error.source_energy if error.source_energy else 1.0
+    return replace(error, squared_error=error.squared_error * factor, source_energy=energy)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator, model_validator
+from typing import Final
+
+from pydantic import Field, model_validator
 
 from thermoq.encodings import (
     MAX_GROUPS_IN_SUPER_BLOCK,
@@ -11,22 +13,19 @@ from thermoq.encodings import (
     EncodingChoice,
     MatrixEncoding,
 )
-from thermoq.settings_base import BitWidth, GroupSize, Settings, built, expected
+from thermoq.settings_base import BitWidth, GroupSize, Settings, expected
+
+ONLY_TRELLIS: Final = "2, 4 or 8 (3 bits are of the encoding trellis alone)"
 
 
 class LayerRule(Settings):
     """What the user wants for the tensors that a glob matches."""
 
     match: str = Field(min_length=1, description="a glob on the tensor name")
-    bit_width: BitWidth | None = Field(default=None, description="2, 4 or 8")
+    bit_width: BitWidth | None = Field(default=None, description="2, 3, 4 or 8")
     skip: bool = Field(default=False, description="true or false")
     group_size: GroupSize | None = Field(default=None, description="a multiple of 8")
-    encoding: MatrixEncoding | None = Field(default=None, description="affine or coded")
-
-    @field_validator("encoding", mode="before")
-    @classmethod
-    def _is_built(cls, value: object) -> object:
-        return built("encoding", value)
+    encoding: MatrixEncoding | None = Field(default=None, description="affine, coded or trellis")
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> LayerRule:
@@ -42,17 +41,23 @@ class LayerRule(Settings):
 
 def check_rule(index: int, rule: LayerRule, bits: int, run: EncodingChoice) -> None:
     """Refuse a rule of `layers` that goes well by itself, but not with the run's settings."""
-    if rule.encoding == "coded" and run.method == "minmax":
-        raise expected("affine (coded needs method lsq)", at=(index, "encoding"), got="coded")
+    if rule.encoding in ("coded", "trellis") and run.method == "minmax":
+        what = f"affine ({rule.encoding} needs method lsq)"
+        raise expected(what, at=(index, "encoding"), got=rule.encoding)
     if (rule.group_size or 0) > MAX_LSQ_GROUP_SIZE and run.method != "minmax":
         what = f"at most {MAX_LSQ_GROUP_SIZE} (method lsq)"
         raise expected(what, at=(index, "group_size"), got=rule.group_size)
     choice = run.for_rule(rule.encoding, rule.group_size)
+    for width in (rule.bit_width,) if rule.bit_width else (bits,):
+        if width == 3 and choice.encoding != "trellis":
+            what = f"{ONLY_TRELLIS}, or encoding trellis beside it"
+            raise expected(what, at=(index, "bit_width"), got=3)
     for width in (rule.bit_width,) if rule.bit_width else sorted({bits, 4}):
         size = choice.group_size_of(width)
         if (
             run.super_block
             and choice.encoding_of(width) == "coded"
+            and size is not None
             and not is_super_block(run.super_block, size)
         ):
             key = "group_size" if rule.group_size else "bit_width"

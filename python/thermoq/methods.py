@@ -13,6 +13,7 @@ from thermoq.hessian import quantize_hessian
 from thermoq.outputs import OutputError, output_error, sampled_rows
 from thermoq.rotation import Rotation
 from thermoq.terms import Method
+from thermoq.trellis_hessian import quantize_trellis_hessian
 from thermoq.weights import (
     MAX_MAGNITUDE,
     Matrix,
@@ -87,10 +88,7 @@ def _quantized(
     if rotation is not None and rows is not None:
         rows = rotation.forward(rows, threads)
     if method == "hessian" and rows is not None:
-        by_activation = rotation is not None or scheme.encoding == "coded"
-        found = quantize_hessian(
-            weights, scheme, rows, by_activation=by_activation, threads=threads
-        )
+        found = _hessian(weights, scheme, rows, rotation is not None, threads)
         used: Method = "hessian"
     else:
         found, used = _least_squares(weights, scheme, rows, threads), "lsq"
@@ -111,6 +109,19 @@ def _rows_for(matrix: Matrix, calibrated: CalibratedInput | None) -> Floats | No
         return None
     rows = calibrated.sample()
     return rows if len(rows) else None
+
+
+def _hessian(
+    weights: Floats, scheme: Scheme, rows: Floats, is_rotated: bool, threads: int
+) -> QuantizedMatrix:
+    if scheme.encoding == "trellis":
+        matrix_rows, matrix_cols = weights.shape
+        parts = quantize_trellis_hessian(
+            weights, scheme.trellis, rows, by_activation=True, threads=threads
+        )
+        return QuantizedMatrix(scheme, matrix_rows, matrix_cols, parts)
+    by_activation = is_rotated or scheme.encoding == "coded"
+    return quantize_hessian(weights, scheme, rows, by_activation=by_activation, threads=threads)
 
 
 def _least_squares(

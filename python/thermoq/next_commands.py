@@ -146,7 +146,7 @@ def _codes(run: Run, step: Step, phase: Phase) -> list[str]:
     if run.command == "quantize" or phase == "baseline":
         return []
     words = [] if _given(run.carried, "--method") else ["--method", run.method]
-    if run.encoding in ("affine", "coded") and not _given(run.carried, "--encoding"):
+    if run.encoding in ("affine", "coded", "trellis") and not _given(run.carried, "--encoding"):
         words += ["--encoding", run.encoding]
     return words
 

@@ -170,7 +170,7 @@ def plan_component(
 def _rotation(
     shape: tuple[int, ...], layer: LayerPlan, scheme: Scheme | None, config: QuantizationConfig
 ) -> Rotation | None:
-    if config.resolved_rotation == "none" or scheme is None:
+    if scheme is None or not config.rotates(scheme.encoding):
         return None
     assert layer.layer_class is not None
     return rotation_for(shape, layer.layer_class, scheme.bit_width, config.seed)
@@ -180,9 +180,9 @@ def _scheme(tensor: StoredTensor, layer: LayerPlan, config: QuantizationConfig) 
     """Return how the settings store a tensor; None: copied."""
     if layer.bit_width is None:
         return None
-    _, cols = matrix_shape(tensor.shape, layer.row_dimension)
+    rows, cols = matrix_shape(tensor.shape, layer.row_dimension)
     choice = config.encoding_choice.for_rule(layer.encoding, layer.group_size)
-    return scheme_for(layer.bit_width, cols, choice)
+    return scheme_for(layer.bit_width, cols, choice, rows)
 
 
 def _candidates(
@@ -195,9 +195,9 @@ def _candidates(
         return ()
     if not config.has_budget or (layer.rule is not None and layer.rule.bit_width is not None):
         return (scheme,)
-    _, cols = matrix_shape(tensor.shape, layer.row_dimension)
+    rows, cols = matrix_shape(tensor.shape, layer.row_dimension)
     choice = config.encoding_choice.for_rule(layer.encoding, layer.group_size)
-    return candidates_for(layer.layer_class, cols, choice)
+    return candidates_for(layer.layer_class, cols, choice, rows)
 
 
 def check_names(plans: Sequence[TensorPlan]) -> None:
@@ -277,8 +277,8 @@ def _rotation_warnings(plans: Sequence[ComponentPlan], config: QuantizationConfi
     if config.rotation != "hadamard" or any(tensor.rotation(config) for tensor in tensors):
         return []
     return [
-        f"{config.place_of('rotation')}: hadamard has no effect: no tensor is a matrix of 2 or 4 "
-        "bits with an even number of columns"
+        f"{config.place_of('rotation')}: hadamard has no effect: no tensor is a matrix of 2, 3 or "
+        "4 bits with an even number of columns"
     ]
 
 

@@ -103,6 +103,7 @@ def build_report(
         super_block=config.super_block,
         scale_bits=choice.scale_bits_of(headline.bit_width),
         minimum_bits=choice.minimum_bits_of(headline.bit_width),
+        window_bits=choice.window_bits_of(headline.bit_width),
         activation_bits=config.activation_bits,
         num_time_groups=config.num_time_groups,
         sampling_steps=sampling_steps_of(config, activations),

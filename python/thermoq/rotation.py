@@ -38,12 +38,12 @@ class Rotation:
     @cached_property
     def permutation(self) -> NDArray[np.intp]:
         """The column [cols] that comes to each place."""
-        return np.argsort(_keys(self.seed, 0, self.cols), kind="stable")
+        return np.argsort(sequence_of(self.seed, 0, self.cols), kind="stable")
 
     @cached_property
     def signs(self) -> Floats:
         """1 or -1 for each column [cols], before the permutation."""
-        high = _keys(self.seed, self.cols, self.cols) >> np.uint64(63)
+        high = sequence_of(self.seed, self.cols, self.cols) >> np.uint64(63)
         signs: Floats = np.where(high == 1, np.float32(-1), np.float32(1))
         return signs
 
@@ -67,7 +67,7 @@ def rotation_for(
 ) -> Rotation | None:
     """Return the rotation of a layer's inputs; None where it cannot be, or would change nothing.
 
-    Matrices of 2 or 4 bits alone: kernels see unfolded inputs, and tables are looked up.
+    Matrices of 2 to 4 bits alone: kernels see unfolded inputs, and tables are looked up.
     """
     if bit_width == 8 or len(shape) != 2 or layer_class == "table":
         return None
@@ -75,7 +75,7 @@ def rotation_for(
     return rotation if rotation.block > 1 else None
 
 
-def _keys(seed: int, first: int, count: int) -> NDArray[np.uint64]:
+def sequence_of(seed: int, first: int, count: int) -> NDArray[np.uint64]:
     """Return numbers `first` ... of the splitmix64 sequence of `seed` (Steele et al. 2014)."""
     step = np.uint64(0x9E3779B97F4A7C15)
     z = np.uint64(seed) + (np.arange(first + 1, first + count + 1, dtype=np.uint64)) * step

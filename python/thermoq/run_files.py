@@ -42,6 +42,7 @@ def component_configs(
         "encoding": choice.encoding_of(bits),
         "group_size": choice.group_size_of(bits),
         **_of_coded(config),
+        **_of_trellis(config),
         "method": config.resolved_method,
         **({"rotation": "hadamard"} if config.resolved_rotation == "hadamard" else {}),
         "phase": config.thermodynamic.phase,
@@ -72,6 +73,12 @@ def _of_coded(config: QuantizationConfig) -> dict[str, int | None]:
         "scale_bits": choice.scale_bits_of(bits),
         "minimum_bits": choice.minimum_bits_of(bits),
     }
+
+
+def _of_trellis(config: QuantizationConfig) -> dict[str, int]:
+    """Return the key that says how trellis codes are read; none if the body has none."""
+    window_bits = config.encoding_choice.window_bits_of(config.bit_width)
+    return {} if window_bits is None else {"window_bits": window_bits}
 
 
 def sizes_of(

@@ -28,18 +28,17 @@ from thermoq.encodings import (
     EncodingChoice,
     MatrixEncoding,
 )
-from thermoq.layer_rules import LayerRule, check_rule, is_super_block
+from thermoq.layer_rules import ONLY_TRELLIS, LayerRule, check_rule, is_super_block
 from thermoq.settings_base import (
-    LATER,
     BitWidth,
+    Effort,
     GroupSize,
     Settings,
-    built,
     expected,
     section,
     sequence,
 )
-from thermoq.terms import Grouping, Method
+from thermoq.terms import Encoding, Grouping, Method
 from thermoq.thermodynamic_settings import ThermodynamicSettings
 
 DEFAULT_SAMPLING_STEPS = 50
@@ -68,16 +67,19 @@ class QuantizationConfig(Settings):
     """Everything that decides what a run writes; defaults are those of an empty file."""
 
     _places: _Places = PrivateAttr(default_factory=_Places)
-    bit_width: BitWidth = Field(default=2, description="2, 4 or 8")
+    bit_width: BitWidth = Field(default=2, description="2, 3, 4 or 8")
     # Each of these is checked against those above it.
     method: Method | None = Field(default=None, description="minmax, lsq, hessian or null")
-    encoding: MatrixEncoding | None = Field(default=None, description="affine, coded or null")
+    encoding: MatrixEncoding | None = Field(
+        default=None, description="affine, coded, trellis or null"
+    )
     group_size: GroupSize | None = Field(default=None, description="a multiple of 8, or null")
     super_block: SuperBlock | None = Field(
         default=None, description="a multiple of group_size, or null"
     )
     scale_bits: ParameterBits | None = Field(default=None, description="1 to 8, or null")
     minimum_bits: ParameterBits | None = Field(default=None, description="1 to 8, or null")
+    effort: Effort | None = Field(default=None, description="an integer from 1 to 5, or null")
     rotation: Literal["none", "hadamard"] | None = Field(
         default=None, description="none, hadamard or null"
     )
@@ -113,18 +115,13 @@ class QuantizationConfig(Settings):
         default=(), description="a list of {match: GLOB, ...} rules"
     )
 
-    @field_validator(*LATER, mode="before")
-    @classmethod
-    def _is_built(cls, value: object, info: ValidationInfo) -> object:
-        return built(info.field_name or "", value)
-
     @field_validator("encoding")
     @classmethod
     def _fits_method(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("bit_width") == 8:
             raise expected("null (bit_width 8 is stored as q8)")
-        if value == "coded" and info.data.get("method") == "minmax":
-            raise expected("affine or null (coded needs method lsq)")
+        if value in ("coded", "trellis") and info.data.get("method") == "minmax":
+            raise expected(f"affine or null ({value} needs method lsq)")
         return value
 
     @field_validator("group_size")
@@ -145,7 +142,8 @@ class QuantizationConfig(Settings):
         if bits == 8:
             raise expected("null (bit_width 8 is stored as q8)")
         if choice.encoding_of(bits) != "coded":
-            why = "encoding affine" if choice.encoding else "method minmax, encoding affine"
+            encoding = choice.encoding_of(bits)
+            why = f"encoding {encoding}" if choice.encoding else "method minmax, encoding affine"
             raise expected(f"null ({why})")
         if info.field_name == "super_block":
             _check_super_block(value, bits, choice)
@@ -177,6 +175,19 @@ class QuantizationConfig(Settings):
         return value
 
     @model_validator(mode="after")
+    def _has_trellis_for_what_is_its_own(self) -> QuantizationConfig:
+        if self.bit_width == 3 and self.encoding != "trellis":
+            raise expected(ONLY_TRELLIS, at=("bit_width",), got=3)
+        if self.effort is not None and not self._may_have_trellis:
+            raise expected("null (the encoding is not trellis)", at=("effort",), got=self.effort)
+        return self
+
+    @property
+    def _may_have_trellis(self) -> bool:
+        encodings = [rule.encoding for rule in self.layers]
+        return "trellis" in (*encodings, self.encoding_choice.encoding_of(self.bit_width))
+
+    @model_validator(mode="after")
     def _has_one_budget(self) -> QuantizationConfig:
         if self.target_bits is not None and self.max_size is not None:
             raise expected("null beside target_bits", at=("max_size",), got=self.max_size)
@@ -194,7 +205,7 @@ class QuantizationConfig(Settings):
         if self.rotation == "hadamard" and self.resolved_method == "minmax":
             what = "none or null (hadamard needs method lsq or hessian)"
             raise expected(what, at=("rotation",), got=self.rotation)
-        has_fewer_bits = any(rule.bit_width in (2, 4) for rule in self.layers)
+        has_fewer_bits = any(rule.bit_width in (2, 3, 4) for rule in self.layers)
         if self.rotation == "hadamard" and self.bit_width == 8 and not has_fewer_bits:
             what = "none or null (bit_width 8 is stored as q8, which is not rotated)"
             raise expected(what, at=("rotation",), got=self.rotation)
@@ -229,10 +240,15 @@ class QuantizationConfig(Settings):
     @property
     def resolved_rotation(self) -> Literal["none", "hadamard"]:
         """The rotation of inputs: by default where it measured better (docs/weight-methods.md)."""
+        rotates = self.rotates(self.encoding_choice.encoding_of(self.bit_width))
+        return "hadamard" if rotates else "none"
+
+    def rotates(self, encoding: Encoding) -> bool:
+        """Tell whether the inputs of layers of an encoding are rotated, if they can be."""
         if self.rotation is not None:
-            return self.rotation
-        pays = self.resolved_method == "hessian" and self.encoding == "affine"
-        return "hadamard" if pays else "none"
+            return self.rotation == "hadamard"
+        with_affine = self.resolved_method == "hessian" and self.encoding == "affine"
+        return encoding == "trellis" or with_affine
 
     @property
     def fits_lsq(self) -> bool:
@@ -250,6 +266,7 @@ class QuantizationConfig(Settings):
             self.super_block,
             self.scale_bits,
             self.minimum_bits,
+            self.effort,
         )
 
     @property
@@ -278,6 +295,8 @@ def _choice_so_far(info: ValidationInfo) -> tuple[EncodingChoice | None, int]:
     above = {key: info.data[key] for key in _CHOICE if key in info.data}
     if not above.keys() >= {"method", "encoding", "group_size"} or "bit_width" not in info.data:
         return None, 0
+    if info.data["bit_width"] == 3 and above["encoding"] != "trellis":
+        return None, 0
     return EncodingChoice(**{**above, "method": above["method"] or "lsq"}), info.data["bit_width"]
 
 
@@ -285,6 +304,7 @@ def _check_super_block(super_block: int, bits: int, choice: EncodingChoice) -> N
     """Refuse super-blocks that do not hold whole groups, or more than the format can have."""
     for width in sorted({bits, 4}):  # modulation layers have 4 bits where the body has 2
         size = choice.group_size_of(width)
+        assert size is not None  # coded has one
         if not is_super_block(super_block, size):
             limit = min(MAX_GROUPS_IN_SUPER_BLOCK * size, MAX_SUPER_BLOCK)
             raise expected(

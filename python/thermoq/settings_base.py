@@ -9,12 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from thermoq.encodings import MAX_GROUP_SIZE
 
-# What there is of a setting, and values of later versions.
-LATER = {
-    "encoding": ("affine or coded", ("trellis",)),
-}
-
-BitWidth = Literal[2, 4, 8]
+BitWidth = Literal[2, 3, 4, 8]
+Effort = Literal[1, 2, 3, 4, 5]
 GroupSize = Annotated[int, Field(ge=8, le=MAX_GROUP_SIZE, multiple_of=8)]
 
 
@@ -24,14 +20,6 @@ def expected(what: str, **inside: object) -> PydanticCustomError:
     If it lies inside the value that is checked, `at` says where and `got` what is there.
     """
     return PydanticCustomError("expected", "{what}", {"what": what, **inside})
-
-
-def built(setting: str, value: object) -> object:
-    """Refuse values of later versions by name."""
-    now, later = LATER[setting]
-    if isinstance(value, str) and value in later:
-        raise expected(f"{now} (others are not in this version)")
-    return value
 
 
 def section(value: object) -> object:

@@ -66,11 +66,12 @@ def headline_settings(
         return config
     most = max(rows, key=lambda row: row.num_weights)
     is_q8 = most.encoding == "q8"
+    group_size = config.group_size if most.encoding == "trellis" else most.group_size
     return config.model_copy(
         update={
             "bit_width": most.bit_width,
             "encoding": None if is_q8 else most.encoding,
-            "group_size": None if is_q8 else most.group_size,
+            "group_size": None if is_q8 else group_size,
             "scale_bits": most.scale_bits,
             "minimum_bits": most.minimum_bits,
         }

@@ -76,6 +76,7 @@ def layer_row(result: LayerResult) -> LayerRow:
         super_block=plan.scheme.super_block or None,
         scale_bits=plan.scheme.scale_bits or None,
         minimum_bits=plan.scheme.minimum_bits or None,
+        window_bits=plan.scheme.window_bits or None,
         rotation="hadamard" if result.rotated else None,
         stored_bytes=plan.stored_bytes,
         time_parameter_bytes=plan.time_bytes,
@@ -145,16 +146,22 @@ def scheme_rows(plans: Iterable[TensorPlan]) -> list[SchemeRow]:
         SchemeRow(
             encoding=kind.encoding,
             bit_width=kind.bit_width,
-            group_size=kind.group_size,
+            group_size=kind.group_size or _common_group_size(members),
             scale_bits=kind.scale_bits or None,
             minimum_bits=kind.minimum_bits or None,
+            window_bits=kind.window_bits or None,
             num_tensors=len(members),
             num_weights=sum(plan.num_weights for plan in members),
             stored_bytes=sum(plan.stored_bytes for plan in members),
         )
         for kind, members in by_kind.items()
     ]
-    return sorted(rows, key=lambda row: (row.bit_width, -row.group_size, row.encoding))
+    return sorted(rows, key=lambda row: (row.bit_width, -(row.group_size or 0), row.encoding))
+
+
+def _common_group_size(plans: Sequence[TensorPlan]) -> int | None:
+    sizes = {plan.scheme.group_size for plan in plans if plan.scheme is not None}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def relative_squared_error(layers: Sequence[LayerRow]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 LayerClass = Literal["body", "modulation", "sensitive", "table"]
-Encoding = Literal["affine", "coded", "q8"]
+Encoding = Literal["affine", "coded", "q8", "trellis"]
 Method = Literal["minmax", "lsq", "hessian"]
 PredictingMethod = Literal["minmax", "lsq"]
 RotationKind = Literal["hadamard"]

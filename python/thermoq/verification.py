@@ -142,8 +142,11 @@ def _verify_values(part: StoredTensor, data: NDArray[np.uint8]) -> None:
 
 
 def _verify_spare_bits(entry: QuantizedTensor, part: StoredTensor, data: NDArray[np.uint8]) -> None:
-    """Check that the bits after a row's last packed code are 0."""
+    """Check that the bits after a row's last packed code, or the end of a stream, are 0."""
     if part.dtype != "U8":
+        return
+    if entry.encoding == "trellis":
+        _verify_stream_ends(entry, part, data)
         return
     rows, cols = matrix_shape(entry.shape, entry.row_dimension)
     groups = -(-cols // entry.group_size)
@@ -160,3 +163,21 @@ def _verify_spare_bits(entry: QuantizedTensor, part: StoredTensor, data: NDArray
         row = int(np.flatnonzero(spare)[0])
         problem = f"expected 0 in the bits after the last code of row {row}, got {spare[row]:#b}"
         raise bad_tensor(part.path, part.name, problem)
+
+
+def _verify_stream_ends(
+    entry: QuantizedTensor, part: StoredTensor, data: NDArray[np.uint8]
+) -> None:
+    rows, cols = matrix_shape(entry.shape, entry.row_dimension)
+    trellis, start = entry.scheme.trellis, 0
+    for first in range(0, rows, trellis.block_rows):
+        num_rows = min(trellis.block_rows, rows - first)
+        size = trellis.stream_bytes(num_rows)
+        streams = data[start : start + cols * size].reshape(cols, size)
+        start += cols * size
+        used = trellis.stream_bits(num_rows) % 8
+        spare = streams[:, -1] >> used if used else np.zeros(0, np.uint8)
+        if spare.any():
+            column = int(np.flatnonzero(spare)[0])
+            problem = f"expected 0 in the bits after the stream of column {column} from row {first}"
+            raise bad_tensor(part.path, part.name, f"{problem}, got {spare[column]:#b}")

@@ -10,18 +10,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermoq import _core
-from thermoq.errors import InputError
+from thermoq.matrices import (
+    FLOAT_TYPES,
+    MAX_MAGNITUDE,
+    Matrix,
+    StoredParts,
+    WeightError,
+    as_matrix,
+    check_range,
+    checked_importances,
+    from_matrix,
+    matrix_shape,
+    to_floats,
+)
 from thermoq.rotation import Rotation
 from thermoq.terms import Encoding
+from thermoq.trellis import TrellisScheme, dequantize_trellis, quantize_trellis
 
-StoredParts = dict[str, tuple[str, tuple[int, ...]]]
+__all__ = [  # those of `matrices` too: most of who takes a scheme takes them as well
+    "FLOAT_TYPES",
+    "MAX_MAGNITUDE",
+    "Q8_GROUP_SIZE",
+    "Matrix",
+    "QuantizedMatrix",
+    "Scheme",
+    "StoredParts",
+    "WeightError",
+    "as_matrix",
+    "check_range",
+    "checked_importances",
+    "dequantize",
+    "dequantize_rows",
+    "from_matrix",
+    "matrix_shape",
+    "quantize",
+    "spectral_concentration",
+    "to_floats",
+]
 
-FLOAT_TYPES = {
-    "F32": _core.FloatType.F32,
-    "F16": _core.FloatType.F16,
-    "BF16": _core.FloatType.BF16,
-}
-MAX_MAGNITUDE: float = _core.MAX_MAGNITUDE
 Q8_GROUP_SIZE: int = _core.Q8_GROUP_SIZE
 
 
@@ -33,6 +59,8 @@ class Scheme:
     `coded`: W^ = (super_scale * scale_code) * code - super_minimum * minimum_code, codes of 2 or 4
     bits, codes of `scale_bits` and `minimum_bits` per group, an f16 pair per super-block.
     `q8`: W^ = scale * code, codes of 8 bits with sign, an f16 scale per group of 32.
+    `trellis`: W^ = scale * table[window], windows of `window_bits` into streams of 2, 3 or 4 bits a
+    weight that run down `block_rows` rows of a column; an f16 scale per group (trellis.py).
     """
 
     encoding: Encoding
@@ -41,9 +69,22 @@ class Scheme:
     super_block: int = 0
     scale_bits: int = 0
     minimum_bits: int = 0
+    window_bits: int = 0
+    block_rows: int = 0
+    table_seed: int = 0
+
+    @property
+    def trellis(self) -> TrellisScheme:
+        """What a scheme of the encoding trellis says, as its functions take it."""
+        assert self.encoding == "trellis"
+        return TrellisScheme(
+            self.bit_width, self.window_bits, self.group_size, self.block_rows, self.table_seed
+        )
 
     def stored_parts(self, rows: int, cols: int) -> StoredParts:
         """Return safetensors dtype and shape by suffix, in the order of the checksum."""
+        if self.encoding == "trellis":
+            return self.trellis.stored_parts(rows, cols)
         groups = -(-cols // self.group_size)
         codes = ("U8", (rows, _packed_bytes(cols, self.bit_width)))
         if self.encoding == "q8":
@@ -66,16 +107,6 @@ def _packed_bytes(count: int, bits: int) -> int:
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """A weight as a matrix: `data` are the bytes [rows * cols * itemsize] of dtype `dtype`."""
-
-    data: NDArray[np.uint8]
-    dtype: str
-    rows: int
-    cols: int
-
-
-@dataclass(frozen=True)
 class QuantizedMatrix:
     """Codes and parameters of a matrix [rows, cols], by suffix as they are stored.
 
@@ -87,63 +118,6 @@ class QuantizedMatrix:
     cols: int
     parts: dict[str, NDArray[np.generic]]
     rotation: Rotation | None = None
-
-
-@dataclass(frozen=True)
-class WeightError:
-    """How far the decoded matrix W^ is from its source W."""
-
-    squared_error: float
-    source_energy: float
-    decoded_energy: float
-    max_error: float
-
-    @property
-    def relative_squared_error(self) -> float:
-        """||W^ - W||^2 / ||W||^2; 0 for W = 0, which every scheme decodes exactly."""
-        return self.squared_error / self.source_energy if self.source_energy else 0.0
-
-    @property
-    def cosine_similarity(self) -> float:
-        """<W^, W> / (||W^|| ||W||), from <W^, W> = (||W||^2 + ||W^||^2 - ||W^ - W||^2) / 2.
-
-        1 where both are 0, 0 where one is.
-        """
-        norms = math.sqrt(self.source_energy) * math.sqrt(self.decoded_energy)
-        if norms == 0.0:
-            return 1.0 if self.source_energy == self.decoded_energy else 0.0
-        dot = (self.source_energy + self.decoded_energy - self.squared_error) / 2.0
-        return min(1.0, max(-1.0, dot / norms))
-
-
-def matrix_shape(shape: tuple[int, ...], row_dimension: int) -> tuple[int, int]:
-    """Return [out, in * kernel] of a weight: rows run along `row_dimension`."""
-    rows = shape[row_dimension]
-    cols = math.prod(shape[:row_dimension] + shape[row_dimension + 1 :])
-    return rows, cols
-
-
-def as_matrix(
-    data: NDArray[np.uint8], dtype: str, shape: tuple[int, ...], row_dimension: int
-) -> Matrix:
-    """View the bytes of a weight as a matrix; only transposed convolutions are copied."""
-    rows, cols = matrix_shape(shape, row_dimension)
-    if row_dimension != 0:
-        itemsize = data.size // max(1, math.prod(shape))
-        elements = data.reshape(*shape, itemsize)
-        data = np.ascontiguousarray(np.moveaxis(elements, row_dimension, 0)).reshape(-1)
-    return Matrix(data, dtype, rows, cols)
-
-
-def from_matrix(
-    data: NDArray[np.uint8], shape: tuple[int, ...], row_dimension: int
-) -> NDArray[np.uint8]:
-    """Undo `as_matrix` on the bytes of a decoded matrix."""
-    if row_dimension == 0:
-        return data
-    itemsize = data.size // max(1, math.prod(shape))
-    moved = (shape[row_dimension], *shape[:row_dimension], *shape[row_dimension + 1 :], itemsize)
-    return np.ascontiguousarray(np.moveaxis(data.reshape(moved), 0, row_dimension)).reshape(-1)
 
 
 def quantize(
@@ -158,18 +132,23 @@ def quantize(
 
     `minmax` rounds to nearest; `lsq` minimizes the squared error, weighted by the `importances`
     [cols] of the input columns if they are given (finite, at least 0). The error that is returned
-    is never weighted. `coded` and importances are for `lsq` alone (ValueError).
+    is never weighted. `coded`, `trellis` and importances are for `lsq` alone (ValueError).
 
     Raises InputError for NaN, infinities, weights beyond the range of f16 and importances that are
     not as above; the message does not name the tensor, which only the caller knows.
     """
+    if method == "lsq" and scheme.encoding == "trellis":
+        parts, measured = quantize_trellis(
+            matrix, scheme.trellis, importances=importances, threads=threads
+        )
+        return QuantizedMatrix(scheme, matrix.rows, matrix.cols, parts), measured
     if method == "minmax":
         if importances is not None:
             raise ValueError("method: expected lsq with importances, got minmax")
         parts, error = _round_to_nearest(matrix, scheme, threads)
     else:
         if importances is not None:
-            importances = _checked_importances(importances, matrix.cols)
+            importances = checked_importances(importances, matrix.cols)
         parts, error = _least_squares(matrix, scheme, importances, threads)
     check_range(error.nan_count, error.infinity_count, error.max_magnitude)
     measured = WeightError(
@@ -185,8 +164,8 @@ def _round_to_nearest(
     if scheme.encoding == "q8":
         signed, scale, error = _core.quantize_q8(*source, threads)
         return {"scale": _half(scale), "codes": signed}, error
-    if scheme.encoding == "coded":
-        raise ValueError("method: expected lsq with the encoding coded, got minmax")
+    if scheme.encoding in ("coded", "trellis"):
+        raise ValueError(f"method: expected lsq with the encoding {scheme.encoding}, got minmax")
     codes, scale, minimum, error = _core.quantize_affine(
         *source, scheme.bit_width, scheme.group_size, threads
     )
@@ -229,23 +208,6 @@ def _half(bits: NDArray[np.uint16]) -> NDArray[np.float16]:
     return bits.view(np.float16)
 
 
-def _checked_importances(importances: NDArray[np.float32], cols: int) -> NDArray[np.float32]:
-    if importances.shape != (cols,):
-        raise InputError(
-            f"importances: expected one for each of {cols} columns, got {list(importances.shape)}"
-        )
-    with np.errstate(over="ignore"):  # what f32 cannot hold becomes infinite, and is refused
-        importances = np.ascontiguousarray(importances, np.float32)
-    wrong = ~(np.isfinite(importances) & (importances >= 0))
-    if wrong.any():
-        column = int(np.flatnonzero(wrong)[0])
-        raise InputError(
-            f"importances: expected finite numbers of at least 0, got {importances[column]:g} "
-            f"for column {column}"
-        )
-    return importances
-
-
 def dequantize(
     matrix: QuantizedMatrix, dtype: str = "F32", *, threads: int = 0
 ) -> NDArray[np.uint8]:
@@ -253,6 +215,8 @@ def dequantize(
     if matrix.rotation is not None:
         return _unrotated(matrix, matrix.rotation, dtype, threads)
     scheme, shape = matrix.scheme, (matrix.rows, matrix.cols)
+    if scheme.encoding == "trellis":
+        return dequantize_trellis(matrix.parts, scheme.trellis, *shape, dtype, threads=threads)
 
     def halves(suffix: str) -> NDArray[np.uint16]:
         return matrix.parts[suffix].view(np.uint16)
@@ -291,6 +255,45 @@ def dequantize(
     )
 
 
+def dequantize_rows(
+    matrix: QuantizedMatrix,
+    chosen: NDArray[np.int64],
+    dtype: str = "F32",
+    *,
+    threads: int = 0,
+) -> NDArray[np.uint8]:
+    """Decode some rows [n] of a matrix that is not rotated; as `dequantize`, row-major [n, cols].
+
+    Trellis codes are decoded by whole blocks of rows, of which those are taken.
+    """
+    assert matrix.rotation is None
+    if matrix.scheme.encoding != "trellis":
+        parts = {name: np.ascontiguousarray(part[chosen]) for name, part in matrix.parts.items()}
+        some = QuantizedMatrix(matrix.scheme, len(chosen), matrix.cols, parts)
+        return dequantize(some, dtype, threads=threads)
+    decoded = np.empty((len(chosen), matrix.cols, 4 if dtype == "F32" else 2), np.uint8)
+    owner = chosen // matrix.scheme.block_rows
+    for index in np.unique(owner):
+        block = _block(matrix, int(index))
+        rows = dequantize(block, dtype, threads=threads).reshape(block.rows, *decoded.shape[1:])
+        own = owner == index
+        decoded[own] = rows[chosen[own] - index * matrix.scheme.block_rows]
+    return decoded.reshape(-1)
+
+
+def _block(matrix: QuantizedMatrix, index: int) -> QuantizedMatrix:
+    """Return one block of rows of trellis codes as a matrix of its own."""
+    trellis, cols = matrix.scheme.trellis, matrix.cols
+    first = index * trellis.block_rows
+    rows = min(trellis.block_rows, matrix.rows - first)
+    start = trellis.codes_bytes(first, cols)
+    parts: dict[str, NDArray[np.generic]] = {
+        "scale": matrix.parts["scale"][first : first + rows],
+        "codes": matrix.parts["codes"][start : start + trellis.codes_bytes(rows, cols)],
+    }
+    return QuantizedMatrix(matrix.scheme, rows, cols, parts)
+
+
 def _unrotated(
     matrix: QuantizedMatrix, rotation: Rotation, dtype: str, threads: int
 ) -> NDArray[np.uint8]:
@@ -301,14 +304,6 @@ def _unrotated(
     if dtype == "F32":
         return data
     return _core.convert(data, FLOAT_TYPES["F32"], FLOAT_TYPES[dtype], threads)[0]
-
-
-def to_floats(matrix: Matrix, threads: int = 0) -> NDArray[np.float32]:
-    """Return the weights as f32 [rows, cols]."""
-    data = matrix.data
-    if matrix.dtype != "F32":
-        data, _ = _core.convert(data, FLOAT_TYPES[matrix.dtype], FLOAT_TYPES["F32"], threads)
-    return np.array(data).view(np.float32).reshape(matrix.rows, matrix.cols)
 
 
 def spectral_concentration(
@@ -335,17 +330,3 @@ def spectral_concentration(
     # Its own ||W||_F^2, as that of the quantizer depends, in the last digits, on the scheme.
     kappa = matrix.cols * spectral / frobenius if frobenius else 1.0
     return min(float(matrix.cols), max(1.0, kappa))
-
-
-def check_range(nan_count: int, infinity_count: int, max_magnitude: float) -> None:
-    """Raise InputError for a matrix with weights that cannot be quantized."""
-    if nan_count or infinity_count:
-        raise InputError(
-            f"expected finite weights, got {nan_count} NaN and "
-            f"{infinity_count} infinite; a `layers` rule with skip: true copies the tensor"
-        )
-    if max_magnitude > MAX_MAGNITUDE:
-        raise InputError(
-            f"expected weights within +-{MAX_MAGNITUDE:.0f} (scales are float16), "
-            f"got {max_magnitude:.6g}; a `layers` rule with skip: true copies the tensor"
-        )

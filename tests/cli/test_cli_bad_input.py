@@ -391,7 +391,8 @@ def configured(there: Path, text: str) -> list[object]:
 
 
 WRONG_FLAGS: dict[str, tuple[list[object], list[str]]] = {
-    "bit width 3": (["--bit-width", 3], ["--bit-width: expected 2, 4 or 8, got 3"]),
+    "bit width 3": (["--bit-width", 3], ["--bit-width: expected 2, 4 or 8 (3 bits are of the"]),
+    "bit width 5": (["--bit-width", 5], ["--bit-width: expected 2, 3, 4 or 8, got 5"]),
     "bit width of letters": (
         ["--bit-width", "two"],
         ["'--bit-width': expected an integer, got 'two'"],
@@ -412,7 +413,7 @@ WRONG_FLAGS: dict[str, tuple[list[object], list[str]]] = {
         ["--group-size", 64, "--bit-width", 8],
         ["--group-size: expected 32 or null", "got 64"],
     ),
-    "encoding": (["--encoding", "nf4"], ["--encoding: expected affine, coded or null, got 'nf4'"]),
+    "encoding": (["--encoding", "nf4"], ["--encoding: expected affine, coded, trellis or null"]),
     "coded by rounding": (
         ["--encoding", "coded"],
         ["--encoding: expected affine or null (coded needs method lsq), got 'coded'"],
@@ -481,7 +482,7 @@ def test_a_wrong_configuration(case: str, there: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("encoding: trellis", "encoding: expected affine or coded (others are not in"),
+        ("encoding: lattice", "encoding: expected affine, coded, trellis or null, got 'lattice'"),
         ("method: hessian", "method: expected minmax, lsq or null (hessian needs a calibration)"),
         ("thermodynamic: {optimization: {enabled: true}}", "expected a --calibration beside the"),
     ],
@@ -511,11 +512,10 @@ def test_too_little_memory(
 
 def test_flags_of_later_versions_are_refused(there: Path) -> None:
     arguments = ["quantize", "--model", there / "model", "--output", there / "new"]
-    later = "(others are not in this version)"
     method = "--method: expected minmax, lsq or null (hessian needs a calibration), got 'hessian'"
     refused(there, [*arguments, "--method", "hessian"], 2, method)
-    encoding = f"--encoding: expected affine or coded {later}, got 'trellis'"
-    refused(there, [*arguments, "--encoding", "trellis"], 2, encoding)
+    encoding = "--encoding: expected affine, coded, trellis or null, got 'lattice'"
+    refused(there, [*arguments, "--encoding", "lattice"], 2, encoding)
     calibrate = "`thermoq calibrate --model DIR --output CALIBRATION.safetensors` makes"
     refused(there, [*arguments, "--phase", "optimize"], 2, "--phase: expected a", calibrate)
     refused(there, [*arguments, "--phase", "best"], 2, "--phase: expected baseline, smooth, opt")
@@ -683,8 +683,8 @@ BAD_OUTPUTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         ["thermoq.json: expected format_version 1 or 2, got 3"],
     ),
     "unknown encoding": (
-        entry_with(encoding="trellis"),
-        [f"thermoq.json: tensor '{QUERY}': expected a known encoding, got 'trellis'"],
+        entry_with(encoding="lattice"),
+        [f"thermoq.json: tensor '{QUERY}': expected a known encoding, got 'lattice'"],
     ),
     "another shape": (entry_with(shape=[24, 80]), [f"tensor '{QUERY}.", "got", "[24, 18]"]),
     "shape overflowing": (entry_with(shape=[2**62, 2**62]), [f"tensor '{QUERY}."]),
@@ -806,9 +806,9 @@ def test_processes_say_the_same(there: Path) -> None:
     finished = run_process(*baseline(there))
     assert finished.exit_code == 1
     assert "truncated" in finished.problem()
-    finished = run_process(*baseline(there, "--bit-width", 3))
+    finished = run_process(*baseline(there, "--bit-width", 5))
     assert finished.exit_code == 2
-    assert finished.problem() == "error: --bit-width: expected 2, 4 or 8, got 3"
+    assert finished.problem() == "error: --bit-width: expected 2, 3, 4 or 8, got 5"
     assert tree(there) == before
 
 

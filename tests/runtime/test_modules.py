@@ -258,6 +258,8 @@ def assert_close(found: Any, expected: Any) -> None:
 PHASES = ["baseline", "smooth", "optimize"]
 SETTINGS = [
     {"bit_width": 2, "encoding": "affine", "group_size": 16},
+    {"bit_width": 2, "encoding": "trellis"},
+    {"bit_width": 3, "encoding": "trellis", "effort": 1, "rotation": "none"},
     {"bit_width": 2, "encoding": "coded", "rotation": "hadamard"},
     {"bit_width": 4, "encoding": "affine", "rotation": "hadamard", "activation_bits": 4},
     {"bit_width": 8, "activation_bits": 4},

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -33,7 +33,8 @@ from thermoq.encodings import (
     Q8_GROUP_SIZE,
 )
 from thermoq.errors import InputError
-from thermoq.terms import LayerClass
+from thermoq.terms import Encoding, LayerClass
+from thermoq.trellis import MAX_WINDOW_BITS, MIN_WINDOW_BITS
 from thermoq.weights import FLOAT_TYPES, Scheme
 
 FORMAT_VERSION = 1
@@ -48,11 +49,17 @@ def _known_dtype(name: str) -> str:
 
 
 def _known_bit_width(bit_width: int) -> int:
-    if bit_width not in (2, 4, 8):
-        raise ValueError("expected 2, 4 or 8")
+    if bit_width not in (2, 3, 4, 8):
+        raise ValueError("expected 2, 3, 4 or 8")
     return bit_width
 
 
+_BIT_WIDTHS: Final[Mapping[Encoding, tuple[int, ...]]] = {
+    "affine": (2, 4),
+    "coded": (2, 4),
+    "q8": (8,),
+    "trellis": (2, 3, 4),
+}
 BitWidth = Annotated[int, AfterValidator(_known_bit_width)]
 ParameterBits = Annotated[int, Field(ge=1, le=8)]
 Dimension = Annotated[int, Field(ge=0)]
@@ -94,16 +101,22 @@ class CopiedTensor(_Tensor):
 class QuantizedTensor(_Tensor):
     """Stored as codes and group parameters under NAME.codes, NAME.scale, NAME.minimum and so on.
 
-    `super_block`, `scale_bits` and `minimum_bits` are of coded tensors, and None for others.
+    `super_block`, `scale_bits` and `minimum_bits` are of coded tensors, and None for others;
+    `window_bits`, `block_rows` and `table_seed` are of trellis.
     """
 
-    encoding: Literal["affine", "coded", "q8"]
+    encoding: Literal["affine", "coded", "q8", "trellis"]
     layer_class: LayerClass
     bit_width: BitWidth
     group_size: Annotated[int, Field(ge=8, le=MAX_GROUP_SIZE, multiple_of=8)]
     super_block: Annotated[int, Field(ge=8)] | None = None
     scale_bits: ParameterBits | None = None
     minimum_bits: ParameterBits | None = None
+    window_bits: int | None = Field(default=None, description="L: 2^L values are in the table")
+    block_rows: Annotated[int, Field(ge=8, multiple_of=8)] | None = Field(
+        default=None, description="rows that a stream runs down"
+    )
+    table_seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     row_dimension: Annotated[int, Field(ge=0, le=1)] = 0
     rotation: Literal["hadamard"] | None = Field(
         default=None, description="of the inputs; the codes are those of the rotated matrix"
@@ -125,8 +138,10 @@ class QuantizedTensor(_Tensor):
             raise ValueError(f"expected a source_dtype of {', '.join(FLOAT_TYPES)}")
         if self.row_dimension >= len(self.shape):
             raise ValueError("expected a dimension of the shape as row_dimension")
-        if (self.encoding == "q8") != (self.bit_width == 8):
-            raise ValueError("expected 8 bits with q8 and 2 or 4 with affine and coded")
+        if self.bit_width not in _BIT_WIDTHS[self.encoding]:
+            raise ValueError(
+                "expected 8 bits with q8, 2 or 4 with affine and coded, 2, 3 or 4 with trellis"
+            )
         if self.encoding == "q8" and self.group_size != Q8_GROUP_SIZE:
             raise ValueError(f"expected groups of {Q8_GROUP_SIZE} with q8")
         if (self.rotation is None) != (self.rotation_seed is None):
@@ -135,17 +150,30 @@ class QuantizedTensor(_Tensor):
             raise ValueError("expected a matrix with rotation")
         if (self.time_groups_of_rows is None) != (self.time_sha256 is None):
             raise ValueError("expected time_groups_of_rows and time_sha256 together, got one")
-        self._check_coded()
+        self._check_keys("coded", ("super_block", "scale_bits", "minimum_bits"))
+        self._check_keys("trellis", ("window_bits", "block_rows", "table_seed"))
+        self._check_super_block()
+        self._check_window()
         return self
 
-    def _check_coded(self) -> None:
-        """Check what only coded tensors have: all of it there, none of it elsewhere."""
-        for key in ("super_block", "scale_bits", "minimum_bits"):
+    def _check_keys(self, encoding: Encoding, keys: Sequence[str]) -> None:
+        """Check what only tensors of one encoding have: all of it there, none of it elsewhere."""
+        for key in keys:
             value = getattr(self, key)
-            if (value is not None) != (self.encoding == "coded"):
+            if (value is not None) != (self.encoding == encoding):
                 wanted = "a number" if value is None else "none"
                 got = shown(value)
                 raise ValueError(f"expected {wanted} as {key} with {self.encoding}, got {got}")
+
+    def _check_window(self) -> None:
+        known = range(MIN_WINDOW_BITS, MAX_WINDOW_BITS + 1)
+        if self.window_bits is not None and self.window_bits not in known:
+            raise ValueError(
+                f"expected window_bits from {MIN_WINDOW_BITS} to {MAX_WINDOW_BITS}, got "
+                f"{self.window_bits}: the tensor is damaged or of a newer version of thermoq"
+            )
+
+    def _check_super_block(self) -> None:
         largest = min(MAX_GROUPS_IN_SUPER_BLOCK * self.group_size, MAX_SUPER_BLOCK)
         if self.super_block and (self.super_block % self.group_size or self.super_block > largest):
             raise ValueError(
@@ -156,8 +184,6 @@ class QuantizedTensor(_Tensor):
     @property
     def scheme(self) -> Scheme:
         """How its matrix is stored."""
-        if self.encoding != "coded":
-            return Scheme(self.encoding, self.bit_width, self.group_size)
         return Scheme(
             self.encoding,
             self.bit_width,
@@ -165,6 +191,9 @@ class QuantizedTensor(_Tensor):
             super_block=self.super_block or 0,
             scale_bits=self.scale_bits or 0,
             minimum_bits=self.minimum_bits or 0,
+            window_bits=self.window_bits or 0,
+            block_rows=self.block_rows or 0,
+            table_seed=self.table_seed or 0,
         )
 
 

@@ -113,5 +113,23 @@ def _print_totals(plan: QuantizationPlan) -> None:
         quantized = sum(tensor.encoding is not None for tensor in plan.tensors)
         what = f"hadamard, of the inputs of {rotated} of {counted(quantized, 'quantized tensor')}"
         lines.append(("rotation", what))
+    lines += _efforts(plan)
     for name, text in lines:
         typer.echo(f"{name:<11} {text}")
+
+
+def _efforts(plan: QuantizationPlan) -> list[tuple[str, str]]:
+    """Return what each effort of trellis costs, and the run by the one that was chosen."""
+    from thermoq.report.wording import duration, significant
+
+    if not plan.efforts:
+        return []
+    each = ", ".join(
+        f"{row.effort}: {significant(row.minutes_per_billion_weights, 2)}" for row in plan.efforts
+    )
+    chosen = next(row for row in plan.efforts if row.is_chosen)
+    seconds = 60 * chosen.minutes_per_billion_weights * plan.num_trellis_weights / 1e9
+    return [
+        ("effort", f"{each} minutes per billion weights here, as measured"),
+        ("encoding", f"{duration(seconds)} with effort {chosen.effort}, all else aside"),
+    ]

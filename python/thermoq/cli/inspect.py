@@ -28,6 +28,7 @@ def inspect(
     super_block: options.SuperBlock = None,
     scale_bits: options.ScaleBits = None,
     minimum_bits: options.MinimumBits = None,
+    effort: options.Effort = None,
     rotation: options.Rotation = None,
     config: options.Config = None,
     component: options.Component = None,
@@ -53,6 +54,7 @@ def inspect(
         super_block=super_block,
         scale_bits=scale_bits,
         minimum_bits=minimum_bits,
+        effort=effort,
         rotation=rotation,
         components=component,
     )

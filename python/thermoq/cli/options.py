@@ -56,20 +56,22 @@ MaxShardSize = Annotated[
 ]
 BitWidth = Annotated[
     int | None,
-    typer.Option(help="Bits of the body's weights: 2, 4 or 8.", show_default="2", **_INTEGER),
+    typer.Option(
+        help="Bits of the body's weights: 2, 4, 8, or 3 in trellis.", show_default="2", **_INTEGER
+    ),
 ]
 GroupSize = Annotated[
     int | None,
     typer.Option(
         help="Weights that share a scale, a multiple of 8.",
-        show_default="affine 64; coded 16 at 2 bits, 32 at 4",
+        show_default="affine 64; coded 16 at 2 bits, 32 at 4; trellis a row",
         **_INTEGER,
     ),
 ]
 Encoding = Annotated[
     str | None,
     typer.Option(
-        help="affine or coded (8 bits are always q8).",
+        help="affine, coded or trellis (8 bits are always q8).",
         show_default="coded with lsq, affine with minmax",
     ),
 ]
@@ -97,6 +99,14 @@ MinimumBits = Annotated[
         **_INTEGER,
     ),
 ]
+Effort = Annotated[
+    int | None,
+    typer.Option(
+        help="trellis: 1 to 5, from fast to good; a dry run tells the minutes.",
+        show_default="5",
+        **_INTEGER,
+    ),
+]
 Method = Annotated[
     str | None,
     typer.Option(
@@ -108,7 +118,7 @@ Rotation = Annotated[
     str | None,
     typer.Option(
         help="none, or hadamard: spread outliers over the inputs of a layer.",
-        show_default="hadamard with hessian and affine, else none",
+        show_default="hadamard with trellis, or hessian and affine",
     ),
 ]
 TargetBits = Annotated[

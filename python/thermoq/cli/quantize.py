@@ -77,6 +77,7 @@ def quantize(
     super_block: options.SuperBlock = None,
     scale_bits: options.ScaleBits = None,
     minimum_bits: options.MinimumBits = None,
+    effort: options.Effort = None,
     rotation: options.Rotation = None,
     activation_bits: options.ActivationBits = None,
     calibration: options.Calibration = None,

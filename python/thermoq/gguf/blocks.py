@@ -41,6 +41,8 @@ def exact_type(scheme: Scheme, cols: int) -> BlockType | None:
         return "Q8_0" if cols % 32 == 0 else None
     if scheme.encoding == "affine":
         return "Q4_1" if cols % 32 == 0 and _covers(scheme.group_size, 32, cols) else None
+    if scheme.encoding == "trellis":
+        return None
     if cols % 256 or not _covers(scheme.super_block, 256, cols):
         return None
     bits = max(scheme.scale_bits, scheme.minimum_bits)

@@ -105,6 +105,12 @@ class Chooser:
         return "F16" if fits_f16(data, "BF16") else "F32"
 
     def _decoded(self, name: str, entry: QuantizedTensor) -> Choice:
+        if entry.encoding == "trellis" and self._fallback is None:
+            raise self._refused(
+                name,
+                "expected an encoding that GGUF can hold, got trellis; "
+                f"--fallback {' or '.join(FALLBACKS)} quantizes such tensors anew",
+            )
         why = _many(entry.shape) or _why_not(entry)
         data = self._part.decode(name, self._files, "F32", self._threads)
         values = data.view(np.float32)
@@ -136,6 +142,8 @@ def _exact_blocks(entry: QuantizedTensor) -> BlockType | None:
 def _why_not(entry: QuantizedTensor) -> str:
     if len(entry.shape) != 2 or entry.row_dimension != 0:
         return f"{len(entry.shape)} dimensions"
+    if entry.encoding == "trellis":
+        return "trellis codes, which GGUF cannot hold"
     if entry.rotation is not None:
         return "rotated inputs, which GGUF cannot hold"
     multiple = 256 if entry.encoding == "coded" else 32

@@ -111,6 +111,7 @@ class LayerRow(ReportPart):
     super_block: int | None = Field(description="with scale_bits and minimum_bits, of `coded` only")
     scale_bits: int | None
     minimum_bits: int | None
+    window_bits: int | None = Field(default=None, description="of `trellis` only")
     rotation: Literal["hadamard"] | None = Field(
         default=None, description="of the layer's inputs; its codes are of the rotated matrix"
     )
@@ -376,12 +377,13 @@ class Report(ReportPart):
     model_name: str
     phase: Phase
     method: Method
-    encoding: Encoding = Field(description="of matrices with `bit_width`, as the next four")
+    encoding: Encoding = Field(description="of matrices with `bit_width`, as the next six")
     bit_width: int
-    group_size: int
+    group_size: int | None = Field(description="null: by the length of the row")
     super_block: int | None = Field(description="null: by the length of the row, or not coded")
     scale_bits: int | None = Field(description="null where not coded")
     minimum_bits: int | None = Field(description="null where not coded")
+    window_bits: int | None = Field(description="null where not trellis")
     activation_bits: int
     num_time_groups: int
     sampling_steps: int

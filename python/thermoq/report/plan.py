@@ -24,9 +24,10 @@ class SchemeRow(PlanPart):
 
     encoding: Encoding
     bit_width: int
-    group_size: int
+    group_size: int | None = Field(description="null: by the length of the row")
     scale_bits: int | None = Field(description="with minimum_bits, of `coded` only")
     minimum_bits: int | None
+    window_bits: int | None = Field(description="of `trellis` only")
     num_tensors: int
     num_weights: int
     stored_bytes: int
@@ -48,6 +49,7 @@ class PlannedTensor(PlanPart):
     super_block: int | None
     scale_bits: int | None
     minimum_bits: int | None
+    window_bits: int | None
     rotation: RotationKind | None = Field(description="of the layer's inputs; null: none")
     source_bytes: int
     stored_bytes: int = Field(description="bytes on disk; 0 if stored under `same_as`")
@@ -67,6 +69,15 @@ class PlannedClass(PlanPart):
     stored_bytes: int
     bits_per_weight: float
     relative_squared_error: float | None = Field(description="null for `copied`")
+
+
+class EffortRow(PlanPart):
+    """What an effort of `trellis` costs on this machine with the run's threads, as measured."""
+
+    effort: int
+    window_bits: int
+    minutes_per_billion_weights: float
+    is_chosen: bool
 
 
 class QuantizationPlan(PlanPart):
@@ -98,4 +109,6 @@ class QuantizationPlan(PlanPart):
     relative_squared_error: float | None = Field(description="null if nothing is quantized")
     layer_classes: list[PlannedClass]
     tensors: list[PlannedTensor]
+    num_trellis_weights: int = Field(description="that are encoded in trellis, each tensor once")
+    efforts: list[EffortRow] = Field(description="none without trellis")
     warnings: list[str]

@@ -151,7 +151,10 @@ def step_name(key: str) -> str:
 
 def scheme_text(row: SchemeRow) -> str:
     """How some matrices are stored, e.g. `coded 2, groups of 16, 4+4 bits`."""
-    text = f"{row.encoding} {row.bit_width}, groups of {row.group_size}"
+    sizes = f"groups of {row.group_size}" if row.group_size else "groups by row"
+    text = f"{row.encoding} {row.bit_width}, {sizes}"
+    if row.window_bits:
+        return f"{text}, windows of {row.window_bits} bits"
     return text + (f", {row.scale_bits}+{row.minimum_bits} bits" if row.scale_bits else "")
 
 
@@ -165,7 +168,9 @@ def budget_text(budget: BudgetResult) -> str:
 
 def groups(stored: LayerRow | Report) -> str:
     """How group parameters are stored, e.g. `groups of 64`, with what `coded` adds to it."""
-    text = f"groups of {stored.group_size}"
+    text = f"groups of {stored.group_size}" if stored.group_size else "groups by row"
+    if stored.window_bits is not None:
+        text += f", windows of {stored.window_bits} bits"
     if stored.encoding == "coded":
         if stored.super_block is not None:
             text += f", super-blocks of {stored.super_block}"
@@ -180,6 +185,8 @@ def short_groups(stored: LayerRow) -> str:
     if stored.encoding == "coded":
         sizes = f"{stored.group_size}/{stored.super_block}"
         text = f"{sizes}, {stored.scale_bits}+{stored.minimum_bits} bits"
+    if stored.window_bits is not None:
+        text = f"{stored.group_size}, windows of {stored.window_bits}"
     return f"{text}, rotated" if stored.rotation else text
 
 

@@ -14,7 +14,7 @@ from thermoq.checkpoint.quantized import QuantizedComponent
 from thermoq.checkpoint.reader import MappedFiles
 from thermoq.checkpoint.untrusted import bad_tensor
 from thermoq.errors import UsageError
-from thermoq.weights import QuantizedMatrix, dequantize, from_matrix
+from thermoq.weights import QuantizedMatrix, dequantize, dequantize_rows, from_matrix
 
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 """What a model can run in, and what the core decodes to."""
@@ -54,9 +54,10 @@ class PackedWeight:
 
     def rows(self, chosen: NDArray[np.int64], dtype: torch.dtype) -> Tensor:
         """Return some rows [n, cols] of a matrix that is not rotated."""
-        parts = {name: np.ascontiguousarray(p[chosen]) for name, p in self._matrix.parts.items()}
-        some = dataclasses.replace(self._matrix, rows=len(chosen), parts=parts)
-        return _decoded(some, (len(chosen), some.cols), 0, dtype)
+        decoded = dequantize_rows(
+            self._matrix, chosen, DTYPES.get(dtype, "F32"), threads=torch.get_num_threads()
+        )
+        return _tensor(decoded, (len(chosen), self._matrix.cols), dtype)
 
 
 class Weights:
@@ -139,6 +140,9 @@ def _decoded(
     matrix: QuantizedMatrix, shape: tuple[int, ...], row_dimension: int, dtype: torch.dtype
 ) -> Tensor:
     data = dequantize(matrix, DTYPES.get(dtype, "F32"), threads=torch.get_num_threads())
-    data = from_matrix(data, shape, row_dimension)
+    return _tensor(from_matrix(data, shape, row_dimension), shape, dtype)
+
+
+def _tensor(data: NDArray[np.uint8], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     stored = dtype if dtype in DTYPES else torch.float32
     return torch.from_numpy(data).view(stored).reshape(shape).to(dtype)
