@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,7 @@ class _Layers:
         from thermoq.runtime.parameters import LayerParameters
 
         component, plan = self.plans[name]
-        weights = lambda: self._weights(component, plan)  # noqa: E731
+        weights = partial(self._weights, component, plan)
         found = self._worker.optimized(component, plan, weights, inputs)
         self._files.release(plan.tensor)
         if found is None:
