@@ -13,11 +13,13 @@ import thermoq
 from numpy.typing import NDArray
 from reference import F32, encode_dtype
 from safetensors_files import write_safetensors
-from thermoq import _core
+from thermoq import _core, weights
 from thermoq.checkpoint.quantized import open_quantized
+from thermoq.errors import InputError
+from thermoq.methods import quantize_layer
 from thermoq.rotation import MAX_BLOCK, Rotation, rotation_for
 from thermoq.terms import LayerClass
-from thermoq.weights import Matrix, Scheme, dequantize, quantize
+from thermoq.weights import FLOAT_TYPES, Matrix, Scheme, dequantize, quantize, to_floats
 
 COLUMNS = [1, 2, 3, 8, 24, 70, 96, 128, 160, 384, 1000]
 BLOCKS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
@@ -215,6 +217,83 @@ def test_arrays_that_are_no_rows_of_floats() -> None:
     for wrong in (np.zeros((2, 8)), np.zeros((2, 16), F32)[:, ::2]):
         with pytest.raises(TypeError, match="incompatible function arguments"):
             _core.hadamard(wrong, 8)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cols", [2, 24, 96, 384, 640])
+def test_rotating_is_signs_then_order_then_hadamard(cols: int, simd_level: str) -> None:
+    rotation, rows = Rotation(3, cols), normal(700, cols)
+    turned = butterflies((rows * rotation.signs)[:, rotation.permutation], rotation.block)
+    back = np.empty_like(rows)
+    back[:, rotation.permutation] = butterflies(rows, rotation.block)
+    for threads in (1, 2, 8):
+        assert rotation.forward(rows, threads).tobytes() == turned.tobytes()
+        assert rotation.backward(rows, threads).tobytes() == (back * rotation.signs).tobytes()
+
+
+def test_an_order_that_is_none() -> None:
+    rows, signs = np.zeros((2, 4), F32), np.ones(4, F32)
+    for order, wrong in (([0, 1, 1, 3], "1 at place 2"), ([0, 1, 2, 4], "4 at place 3"),
+                         ([-1, 1, 2, 3], "-1 at place 0")):  # fmt: skip
+        for turn in (_core.rotate, _core.unrotate):
+            with pytest.raises(ValueError, match=f"order: expected every column once, got {wrong}"):
+                turn(rows, np.array(order), signs, 4)
+    with pytest.raises(ValueError, match="signs: expected 4 elements, got 3"):
+        _core.rotate(rows, np.arange(4), signs[:3], 4)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_the_error_of_decoding_is_that_of_float64(dtype: str, simd_level: str) -> None:
+    source, decoded = encode_dtype(normal(37, 2100), dtype), normal(37, 2100, seed=1)
+    data = np.frombuffer(source, np.uint8)
+    w = to_floats(Matrix(data, dtype, 37, 2100)).astype("f8")
+    errors = [
+        _core.decoding_error(data, FLOAT_TYPES[dtype], decoded, threads) for threads in (1, 2, 8)
+    ]
+    for one in errors:
+        lost = decoded - w
+        assert one.squared_error == pytest.approx(np.square(lost).sum(), rel=1e-13)
+        assert one.source_energy == pytest.approx(np.square(w).sum(), rel=1e-13)
+        assert one.decoded_energy == pytest.approx(np.square(decoded.astype("f8")).sum(), rel=1e-13)
+        assert one.max_error == np.abs(lost).max()
+        assert one.squared_error == errors[0].squared_error
+
+
+PIECES = [
+    Scheme("affine", 2, 32),
+    Scheme("coded", 2, 16, super_block=96, scale_bits=4, minimum_bits=4),
+    Scheme("trellis", 2, 96, window_bits=8, block_rows=16, table_seed=1),
+]
+
+
+@pytest.mark.parametrize("scheme", PIECES, ids=lambda scheme: scheme.encoding)
+def test_a_matrix_in_pieces(scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, rotation = normal(70, 96), Rotation(2, 96)
+    matrix = Matrix(rows.reshape(-1).view(np.uint8), "F32", 70, 96)
+    whole = quantize_layer(matrix, scheme, "lsq", rotation=rotation)
+    monkeypatch.setattr(weights, "_PIECE_WEIGHTS", 16 * 96)
+    assert [count for _, count in weights.pieces(70, 96, scheme)] == [16, 16, 16, 16, 6]
+    cut = quantize_layer(matrix, scheme, "lsq", rotation=rotation)
+    if scheme.encoding != "trellis":  # it goes once more over a piece whose scales moved
+        for suffix, part in whole.matrix.parts.items():
+            assert np.array_equal(cut.matrix.parts[suffix], part)
+    decoded = dequantize(cut.matrix).view(F32).reshape(70, 96)
+    pieces = [values for _, values in weights.decoded_rows(cut.matrix)]
+    monkeypatch.undo()
+    assert np.concatenate(pieces).tobytes() == dequantize(cut.matrix).tobytes()
+    assert decoded.tobytes() == dequantize(cut.matrix).tobytes()
+    lost = decoded.astype("f8") - rows
+    assert cut.error.squared_error == pytest.approx(np.square(lost).sum(), rel=1e-12)
+    assert cut.error.max_error == np.abs(lost).max()
+
+
+def test_what_is_wrong_in_a_later_piece_is_counted_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_PIECE_WEIGHTS", 16 * 96)
+    rows = normal(70, 96)
+    rows[20, 3] = rows[69, 95] = np.nan
+    rows[40, 0] = -np.inf
+    matrix = Matrix(rows.reshape(-1).view(np.uint8), "F32", 70, 96)
+    with pytest.raises(InputError, match="expected finite weights, got 2 NaN and 1 infinite"):
+        quantize_layer(matrix, PIECES[0], "lsq", rotation=Rotation(2, 96))
 
 
 def test_a_table_with_the_bytes_of_a_rotated_matrix_is_stored_by_itself(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "thermoq/matrix.hpp"
 
@@ -17,15 +18,18 @@ using SignedBytes = py::array_t<std::int8_t, py::array::c_style>;
 using Halves = py::array_t<std::uint16_t, py::array::c_style>;  // f16 bits
 using Floats = py::array_t<float, py::array::c_style>;
 using Doubles = py::array_t<double, py::array::c_style>;
+using Counts = py::array_t<std::int64_t, py::array::c_style>;
 
 void bind_compensation(py::module_& m);
 void bind_dispatch(py::module_& m);
-void bind_hadamard(py::module_& m);
+void bind_inputs(py::module_& m);
 void bind_jumps(py::module_& m);
 void bind_lsq(py::module_& m);
 void bind_markov(py::module_& m);
+void bind_moments(py::module_& m);
 void bind_packing(py::module_& m);
 void bind_quantize(py::module_& m);
+void bind_rotation(py::module_& m);
 void bind_spectral(py::module_& m);
 void bind_trellis(py::module_& m);
 
@@ -42,6 +46,18 @@ inline void check_size(py::ssize_t got, std::size_t expected, const char* name) 
     throw std::invalid_argument(std::string(name) + ": expected " + std::to_string(expected) +
                                 " elements, got " + std::to_string(got));
   }
+}
+
+// How many rows each group has, `rows` in all.
+inline std::vector<std::size_t> group_sizes(const Counts& sizes, py::ssize_t rows) {
+  std::vector<std::size_t> counts;
+  std::size_t total = 0;
+  for (py::ssize_t g = 0; g < sizes.size(); ++g) {
+    counts.push_back(checked(static_cast<py::ssize_t>(sizes.data()[g]), "sizes"));
+    total += counts.back();
+  }
+  check_size(rows, total, "rows");
+  return counts;
 }
 
 // rows * cols, refused where the bytes of even four times as many would not fit an address.

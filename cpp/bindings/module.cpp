@@ -6,10 +6,12 @@ PYBIND11_MODULE(_core, m) {
   bind_quantize(m);
   bind_lsq(m);
   bind_compensation(m);
-  bind_hadamard(m);
+  bind_rotation(m);
   bind_packing(m);
   bind_spectral(m);
   bind_trellis(m);
   bind_jumps(m);
+  bind_inputs(m);
   bind_markov(m);
+  bind_moments(m);
 }

@@ -58,6 +58,18 @@ std::tuple<SignedBytes, Halves, QuantizationError> quantize_q8(const Bytes& sour
   return {codes, scale, error};
 }
 
+QuantizationError decoding_error(const Bytes& source, FloatType type, const Floats& decoded,
+                                 int threads) {
+  if (decoded.ndim() != 2) {
+    throw std::invalid_argument("decoded: expected 2 dimensions, got " +
+                                std::to_string(decoded.ndim()));
+  }
+  const auto view = matrix_view(source, type, decoded.shape(0), decoded.shape(1));
+  const float* values = decoded.data();
+  const py::gil_scoped_release unlocked;
+  return thermoq::decoding_error(view, values, threads);
+}
+
 Bytes dequantize_affine(const Bytes& codes, const Halves& scale, const Halves& minimum,
                         py::ssize_t rows, py::ssize_t cols, int bit_width, py::ssize_t group_size,
                         FloatType type, int threads) {
@@ -128,6 +140,11 @@ void bind_quantize(py::module_& m) {
       .def_readonly("max_magnitude", &QuantizationError::max_magnitude)
       .def_readonly("nan_count", &QuantizationError::nan_count)
       .def_readonly("infinity_count", &QuantizationError::infinity_count);
+  m.def("decoding_error", &decoding_error,
+        R"(How far a decoded matrix [rows, cols] is from its source, bytes of `type`; in f64.
+
+Weights that are not finite are not counted. Raises ValueError for a source of another size.)",
+        arg("source").noconvert(), arg("type"), arg("decoded").noconvert(), arg("threads") = 0);
   m.attr("MAX_MAGNITUDE") = static_cast<double>(thermoq::kMaxMagnitude);
   m.attr("Q8_GROUP_SIZE") = thermoq::kQ8GroupSize;
   m.def("quantize_affine", &quantize_affine,

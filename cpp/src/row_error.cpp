@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "parallel.hpp"
 #include "row_stretch.hpp"
 
 namespace thermoq {
@@ -23,6 +24,40 @@ void for_each_weight(const MatrixView& source, const Visit& visit) {
 }
 
 }  // namespace
+
+QuantizationError decoding_error(const MatrixView& source, const float* decoded, int threads) {
+  const KernelTable& kernel = kernels();
+  std::vector<QuantizationError> of_rows(source.rows);
+  parallel_for(
+      source.rows, source.rows * source.cols, threads, [] { return std::vector<float>(kStretch); },
+      [&](std::vector<float>& scratch, std::size_t row) {
+        QuantizationError sums;
+        for (std::size_t first = 0; first < source.cols; first += kStretch) {
+          const std::size_t n = std::min(kStretch, source.cols - first);
+          const float* x =
+              load_floats(kernel, source.row(row), source.type, first, n, scratch.data());
+          const float* y = decoded + row * source.cols + first;
+          for (std::size_t i = 0; i < n; ++i) {
+            const double w = x[i], value = y[i], lost = value - w;
+            sums.squared_error += lost * lost;
+            sums.source_energy += w * w;
+            sums.decoded_energy += value * value;
+            sums.max_error = std::max(sums.max_error, std::abs(lost));
+            sums.max_magnitude = std::max(sums.max_magnitude, std::abs(w));
+          }
+        }
+        of_rows[row] = sums;
+      });
+  QuantizationError total;
+  for (const QuantizationError& row : of_rows) {
+    total.squared_error += row.squared_error;
+    total.source_energy += row.source_energy;
+    total.decoded_energy += row.decoded_energy;
+    total.max_error = std::max(total.max_error, row.max_error);
+    total.max_magnitude = std::max(total.max_magnitude, row.max_magnitude);
+  }
+  return total;
+}
 
 QuantizationError total_error(const std::vector<RowError>& rows, const MatrixView& source) {
   QuantizationError error;

@@ -25,21 +25,26 @@ __all__: list[str] = [
     "boundary_jumps",
     "compiler",
     "convert",
+    "decoding_error",
     "default_threads",
     "dequantize_affine",
     "dequantize_coded",
     "dequantize_q8",
     "dequantize_trellis",
     "first_trellis_scales",
+    "group_losses",
     "hadamard",
     "has_openmp",
     "lsq_affine",
     "lsq_coded",
     "lsq_q8",
     "pack_codes",
+    "paired_moments",
     "quantize_affine",
+    "quantize_inputs",
     "quantize_q8",
     "quantize_trellis",
+    "rotate",
     "set_simd_level",
     "severity_of",
     "simd_level",
@@ -48,6 +53,7 @@ __all__: list[str] = [
     "sweep",
     "sweep_trellis",
     "unpack_codes",
+    "unrotate",
 ]
 
 class FloatType(enum.Enum):
@@ -106,7 +112,7 @@ def boundary_jumps(
     scale: numpy.typing.NDArray[numpy.float64],
     zero_point: numpy.typing.NDArray[numpy.float64],
     num_weights: numpy.typing.NDArray[numpy.float64],
-    activation_bits: int,
+    activation_bits: numpy.typing.NDArray[numpy.int32],
     threshold: float,
     before: numpy.typing.NDArray[numpy.float64],
     after: numpy.typing.NDArray[numpy.float64],
@@ -114,9 +120,9 @@ def boundary_jumps(
     """
     Jumps at time-group boundaries, per layer [layers, time_groups - 1] and for the model
     [time_groups - 1], averaged with `num_weights` [layers]. scale, zero_point: [layers,
-    time_groups]. before, after: [time_groups - 1, pairs] in [0, 1], fractions of the way over each
-    boundary one sampling step apart; the largest change counts. severity: -1 none, 0 low, 1 medium,
-    2 high.
+    time_groups]; activation_bits: [layers]. before, after: [time_groups - 1, pairs] in [0, 1],
+    fractions of the way over each boundary one sampling step apart; the largest change counts.
+    severity: -1 none, 0 low, 1 medium, 2 high.
     """
 
 def compiler() -> str:
@@ -133,6 +139,18 @@ def convert(
     """
     Rewrite elements of one type as another, rounded half to even. Returns the bytes and how
     many finite elements became infinite.
+    """
+
+def decoding_error(
+    source: numpy.typing.NDArray[numpy.uint8],
+    type: FloatType,
+    decoded: numpy.typing.NDArray[numpy.float32],
+    threads: int = 0,
+) -> QuantizationError:
+    """
+    How far a decoded matrix [rows, cols] is from its source, bytes of `type`; in f64.
+
+    Weights that are not finite are not counted. Raises ValueError for a source of another size.
     """
 
 def default_threads() -> int:
@@ -223,6 +241,17 @@ def first_trellis_scales(
     Return the scales that quantize_trellis begins with, as f16 bits [rows, groups].
     """
 
+def group_losses(
+    errors: numpy.typing.NDArray[numpy.float32],
+    sizes: numpy.typing.NDArray[numpy.int64],
+    systematic: float,
+) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    sum ||d||^2 + systematic * n ||mean d||^2 over the n rows d of each group, in f64.
+
+    errors: [rows, cols], the first sizes[0] of them the first group's, and so on.
+    """
+
 def hadamard(
     data: numpy.typing.NDArray[numpy.float32], block: int, threads: int = 0
 ) -> numpy.typing.NDArray[numpy.float32]:
@@ -307,6 +336,20 @@ def pack_codes(
     Pack codes [rows, cols], one a byte, to [rows, ceil(cols * bit_width / 8)], low bits first.
     """
 
+def paired_moments(
+    y: numpy.typing.NDArray[numpy.float32],
+    q: numpy.typing.NDArray[numpy.float32],
+    sizes: numpy.typing.NDArray[numpy.int64],
+    threads: int = 0,
+) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Means and central moments of y and q [rows, cols] by column: [10, groups, cols] in f64.
+
+    The first sizes[0] rows are the first group's, and so on. mean(y) and mean(q); then, with both
+    about their means, the means of yy, qq, yq, yyyy, yyyq, yyqq, yqqq and qqqq. All 0 for a group
+    without rows. The same bytes on any number of threads.
+    """
+
 def quantize_affine(
     source: numpy.typing.NDArray[numpy.uint8],
     type: FloatType,
@@ -328,6 +371,23 @@ def quantize_affine(
     [rows, ceil(cols * bit_width / 8)],
     scale and minimum as f16 bits [rows, ceil(cols / group_size)], and the error. Raises ValueError
     for a bit width or group size that affine lacks, or a source of another size.
+    """
+
+def quantize_inputs(
+    rows: numpy.typing.NDArray[numpy.float32],
+    scale: numpy.typing.NDArray[numpy.float64],
+    zero_point: numpy.typing.NDArray[numpy.float64],
+    sizes: numpy.typing.NDArray[numpy.int64],
+    bits: int,
+    error: bool = False,
+    threads: int = 0,
+) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Rows [n, in] of a layer's input as codes of `bits` give them back.
+
+    (clip(rint(x / scale) + zero_point, 0, 2^bits - 1) - zero_point) * scale in f32; 0 where the
+    scale is 0. scale, zero_point and sizes are by group: the first sizes[0] rows are the first
+    group's, and so on. With `error`, minus the rows. The same bytes on any number of threads.
     """
 
 def quantize_q8(
@@ -366,6 +426,20 @@ def quantize_trellis(
     bits [rows, ceil(cols / group_size)], and the error. table: [2^window_bits] in units of
     1 / TRELLIS_TABLE_UNIT. importances: [cols] or None. Raises ValueError for a scheme or a table
     outside the limits.
+    """
+
+def rotate(
+    data: numpy.typing.NDArray[numpy.float32],
+    order: numpy.typing.NDArray[numpy.int64],
+    signs: numpy.typing.NDArray[numpy.float32],
+    block: int,
+    threads: int = 0,
+) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Rotate the rows of data [rows, cols].
+
+    Column order[j] times its sign comes to place j; then Hadamard blocks as in `hadamard`. Raises
+    ValueError unless order holds every column once, signs [cols] one for each.
     """
 
 def set_simd_level(level: str) -> None:
@@ -462,6 +536,17 @@ def unpack_codes(
 ) -> numpy.typing.NDArray[numpy.uint8]:
     """
     Undo `pack_codes`: one code a byte, [rows, cols].
+    """
+
+def unrotate(
+    data: numpy.typing.NDArray[numpy.float32],
+    order: numpy.typing.NDArray[numpy.int64],
+    signs: numpy.typing.NDArray[numpy.float32],
+    block: int,
+    threads: int = 0,
+) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Undo `rotate`, each step in f32; raises as it does.
     """
 
 MAX_LSQ_GROUP: int = 65536

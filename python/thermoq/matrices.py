@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from thermoq import _core
 from thermoq.errors import InputError
 
+Floats = NDArray[np.float32]
 StoredParts = dict[str, tuple[str, tuple[int, ...]]]
 
 FLOAT_TYPES = {
@@ -30,6 +32,12 @@ class Matrix:
     rows: int
     cols: int
 
+    def rows_from(self, first: int, count: int) -> Matrix:
+        """Return `count` rows from `first` on, without copying."""
+        row_bytes = self.data.size // max(1, self.rows)
+        data = self.data[first * row_bytes : (first + count) * row_bytes]
+        return Matrix(data, self.dtype, count, self.cols)
+
 
 @dataclass(frozen=True)
 class WeightError:
@@ -39,6 +47,16 @@ class WeightError:
     source_energy: float
     decoded_energy: float
     max_error: float
+
+    @classmethod
+    def total(cls, errors: Sequence[WeightError]) -> WeightError:
+        """Return the error of a matrix from those of its pieces, in their order."""
+        return cls(
+            sum(one.squared_error for one in errors),
+            sum(one.source_energy for one in errors),
+            sum(one.decoded_energy for one in errors),
+            max((one.max_error for one in errors), default=0.0),
+        )
 
     @property
     def relative_squared_error(self) -> float:
@@ -94,6 +112,20 @@ def to_floats(matrix: Matrix, threads: int = 0) -> NDArray[np.float32]:
     if matrix.dtype != "F32":
         data, _ = _core.convert(data, FLOAT_TYPES[matrix.dtype], FLOAT_TYPES["F32"], threads)
     return np.array(data).view(np.float32).reshape(matrix.rows, matrix.cols)
+
+
+def checked_floats(matrix: Matrix, threads: int = 0, whole: Matrix | None = None) -> Floats:
+    """Return the weights as f32 [rows, cols], if they can be quantized.
+
+    Raises InputError as the core's quantizers do, on what is wrong in `whole`, of which `matrix`
+    may be a piece.
+    """
+    values = to_floats(matrix, threads)
+    if not float(np.abs(values).max(initial=0.0)) <= MAX_MAGNITUDE:  # NaN is neither
+        every = values if whole is None else to_floats(whole, threads)
+        nan, infinite = int(np.isnan(every).sum()), int(np.isinf(every).sum())
+        check_range(nan, infinite, float(np.abs(every).max(initial=0.0)))
+    return values
 
 
 def checked_importances(importances: NDArray[np.float32], cols: int) -> NDArray[np.float32]:

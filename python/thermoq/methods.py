@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from thermoq import _core
 from thermoq.calibration.statistics import CalibratedInput
 from thermoq.hessian import quantize_hessian
 from thermoq.outputs import OutputError, output_error, sampled_rows
@@ -15,20 +16,21 @@ from thermoq.rotation import Rotation
 from thermoq.terms import Method
 from thermoq.trellis_hessian import quantize_trellis_hessian
 from thermoq.weights import (
+    FLOAT_TYPES,
     MAX_MAGNITUDE,
     Matrix,
     QuantizedMatrix,
     Scheme,
     WeightError,
-    check_range,
+    checked_floats,
+    decoded_rows,
     dequantize,
+    pieces,
     quantize,
     to_floats,
 )
 
 Floats = NDArray[np.float32]
-
-_CHUNK_WEIGHTS: Final = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -83,17 +85,17 @@ def _quantized(
             matrix, scheme, method=known, importances=importances, threads=threads
         )
         return QuantizedLayer(quantized, error, known)
-    source = _checked(matrix, threads)
-    weights = source if rotation is None else rotation.forward(source, threads)
     if rotation is not None and rows is not None:
         rows = rotation.forward(rows, threads)
     if method == "hessian" and rows is not None:
+        weights = checked_floats(matrix, threads)
+        weights = weights if rotation is None else rotation.forward(weights, threads)
         found = _hessian(weights, scheme, rows, rotation is not None, threads)
-        used: Method = "hessian"
-    else:
-        found, used = _least_squares(weights, scheme, rows, threads), "lsq"
-    found = replace(found, rotation=rotation)
-    return QuantizedLayer(found, _error(source, found, threads), used)
+        found = replace(found, rotation=rotation)
+        return QuantizedLayer(found, _error(matrix, found, threads), "hessian")
+    assert rotation is not None
+    moments = None if rows is None else np.square(rows).mean(axis=0)
+    return QuantizedLayer(*_rotated_fit(matrix, scheme, rotation, moments, threads), "lsq")
 
 
 def _importances_for(matrix: Matrix, calibrated: CalibratedInput | None) -> Floats | None:
@@ -124,42 +126,44 @@ def _hessian(
     return quantize_hessian(weights, scheme, rows, by_activation=by_activation, threads=threads)
 
 
-def _least_squares(
-    weights: Floats, scheme: Scheme, rows: Floats | None, threads: int
-) -> QuantizedMatrix:
-    """Fit rotated weights, which may lie beyond f16's range where the source did not."""
-    matrix = _within_range(weights)
-    moments = None if rows is None else np.square(rows).mean(axis=0)
-    return quantize(matrix, scheme, method="lsq", importances=moments, threads=threads)[0]
+def _rotated_fit(
+    matrix: Matrix, scheme: Scheme, rotation: Rotation, moments: Floats | None, threads: int
+) -> tuple[QuantizedMatrix, WeightError]:
+    """Fit the rotated weights, piece by piece: none but the source is ever held as a whole."""
+    fitted, errors = [], []
+    for first, count in pieces(matrix.rows, matrix.cols, scheme):
+        piece = matrix.rows_from(first, count)
+        turned = _within_range(rotation.forward(checked_floats(piece, threads, matrix), threads))
+        found, _ = quantize(turned, scheme, method="lsq", importances=moments, threads=threads)
+        found = replace(found, rotation=rotation)
+        fitted.append(found)
+        errors.append(_error(piece, found, threads))
+    parts = {
+        suffix: np.concatenate([one.parts[suffix] for one in fitted]) for suffix in fitted[0].parts
+    }
+    whole = QuantizedMatrix(scheme, matrix.rows, matrix.cols, parts, rotation)
+    return whole, WeightError.total(errors)
 
 
 def rotated(matrix: Matrix, rotation: Rotation, threads: int = 0) -> Matrix:
     """Return the weights as `lsq` gets them with a rotation; raises InputError as it would."""
-    return _within_range(rotation.forward(_checked(matrix, threads), threads))
+    return _within_range(rotation.forward(checked_floats(matrix, threads), threads))
 
 
 def _within_range(weights: Floats) -> Matrix:
-    inside = np.clip(weights, -MAX_MAGNITUDE, MAX_MAGNITUDE).astype(np.float32)
+    """Clip rotated weights, which may lie beyond f16's range where the source did not."""
+    inside = np.clip(weights, -MAX_MAGNITUDE, MAX_MAGNITUDE, out=weights)
     return Matrix(inside.reshape(-1).view(np.uint8), "F32", *inside.shape)
 
 
-def _checked(matrix: Matrix, threads: int) -> Floats:
-    """Return the weights in f32; raises InputError as the core's quantizers would."""
-    values = to_floats(matrix, threads)
-    nan, infinite = int(np.isnan(values).sum()), int(np.isinf(values).sum())
-    check_range(nan, infinite, float(np.abs(values).max(initial=0.0)))
-    return values
-
-
-def _error(source: Floats, quantized: QuantizedMatrix, threads: int) -> WeightError:
-    decoded = dequantize(quantized, "F32", threads=threads).view(np.float32).reshape(source.shape)
-    squared = energy = decoded_energy = largest = 0.0
-    step = max(1, _CHUNK_WEIGHTS // max(1, source.shape[1]))
-    for first in range(0, source.shape[0], step):
-        w = source[first : first + step].astype(np.float64)
-        d = decoded[first : first + step].astype(np.float64)
-        squared += float(np.square(d - w).sum())
-        energy += float(np.square(w).sum())
-        decoded_energy += float(np.square(d).sum())
-        largest = max(largest, float(np.abs(d - w).max(initial=0.0)))
-    return WeightError(squared, energy, decoded_energy, largest)
+def _error(matrix: Matrix, quantized: QuantizedMatrix, threads: int) -> WeightError:
+    errors = []
+    for first, decoded in decoded_rows(quantized, threads):
+        piece = matrix.rows_from(first, len(decoded))
+        found = _core.decoding_error(piece.data, FLOAT_TYPES[piece.dtype], decoded, threads)
+        errors.append(
+            WeightError(
+                found.squared_error, found.source_energy, found.decoded_energy, found.max_error
+            )
+        )
+    return WeightError.total(errors)

@@ -49,17 +49,16 @@ class Rotation:
 
     def forward(self, rows: Floats, threads: int = 0) -> Floats:
         """Rotate `rows` [n, cols]: weights, or inputs of the layer."""
-        mixed: Floats = np.ascontiguousarray((rows * self.signs)[:, self.permutation])
-        turned: Floats = _core.hadamard(mixed, self.block, threads)
+        turned: Floats = _core.rotate(np.ascontiguousarray(rows), *self._arguments(), threads)
         return turned
 
     def backward(self, rows: Floats, threads: int = 0) -> Floats:
         """Undo `forward`, each step in f32."""
-        mixed = _core.hadamard(np.ascontiguousarray(rows), self.block, threads)
-        out = np.empty_like(mixed)
-        out[:, self.permutation] = mixed
-        result: Floats = out * self.signs
-        return result
+        found: Floats = _core.unrotate(np.ascontiguousarray(rows), *self._arguments(), threads)
+        return found
+
+    def _arguments(self) -> tuple[NDArray[np.int64], Floats, int]:
+        return self.permutation.astype(np.int64, copy=False), self.signs, self.block
 
 
 def rotation_for(

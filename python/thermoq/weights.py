@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from thermoq.matrices import (
     WeightError,
     as_matrix,
     check_range,
+    checked_floats,
     checked_importances,
     from_matrix,
     matrix_shape,
@@ -38,17 +40,22 @@ __all__ = [  # those of `matrices` too: most of who takes a scheme takes them as
     "WeightError",
     "as_matrix",
     "check_range",
+    "checked_floats",
     "checked_importances",
+    "decoded_rows",
     "dequantize",
     "dequantize_rows",
     "from_matrix",
     "matrix_shape",
+    "pieces",
     "quantize",
     "spectral_concentration",
     "to_floats",
 ]
 
 Q8_GROUP_SIZE: int = _core.Q8_GROUP_SIZE
+
+_PIECE_WEIGHTS: Final = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,16 @@ class QuantizedMatrix:
     cols: int
     parts: dict[str, NDArray[np.generic]]
     rotation: Rotation | None = None
+
+    def rows_from(self, first: int, count: int) -> QuantizedMatrix:
+        """Return `count` rows from `first` on as a matrix of its own; trellis by whole blocks."""
+        parts = {name: part[first : first + count] for name, part in self.parts.items()}
+        if self.scheme.encoding == "trellis":
+            trellis = self.scheme.trellis
+            start = trellis.codes_bytes(first, self.cols)
+            end = start + trellis.codes_bytes(count, self.cols)
+            parts["codes"] = self.parts["codes"][start:end]
+        return replace(self, rows=count, parts=parts)
 
 
 def quantize(
@@ -213,7 +230,7 @@ def dequantize(
 ) -> NDArray[np.uint8]:
     """Decode to bytes of `dtype` ("F32", "F16" or "BF16"), row-major [rows, cols]."""
     if matrix.rotation is not None:
-        return _unrotated(matrix, matrix.rotation, dtype, threads)
+        return _unrotated(matrix, dtype, threads)
     scheme, shape = matrix.scheme, (matrix.rows, matrix.cols)
     if scheme.encoding == "trellis":
         return dequantize_trellis(matrix.parts, scheme.trellis, *shape, dtype, threads=threads)
@@ -283,27 +300,47 @@ def dequantize_rows(
 
 def _block(matrix: QuantizedMatrix, index: int) -> QuantizedMatrix:
     """Return one block of rows of trellis codes as a matrix of its own."""
-    trellis, cols = matrix.scheme.trellis, matrix.cols
-    first = index * trellis.block_rows
-    rows = min(trellis.block_rows, matrix.rows - first)
-    start = trellis.codes_bytes(first, cols)
-    parts: dict[str, NDArray[np.generic]] = {
-        "scale": matrix.parts["scale"][first : first + rows],
-        "codes": matrix.parts["codes"][start : start + trellis.codes_bytes(rows, cols)],
-    }
-    return QuantizedMatrix(matrix.scheme, rows, cols, parts)
+    first = index * matrix.scheme.block_rows
+    return matrix.rows_from(first, min(matrix.scheme.block_rows, matrix.rows - first))
 
 
-def _unrotated(
-    matrix: QuantizedMatrix, rotation: Rotation, dtype: str, threads: int
-) -> NDArray[np.uint8]:
-    inner = QuantizedMatrix(matrix.scheme, matrix.rows, matrix.cols, matrix.parts)
-    decoded = dequantize(inner, "F32", threads=threads).view(np.float32)
-    values = rotation.backward(decoded.reshape(matrix.rows, matrix.cols), threads)
-    data = values.reshape(-1).view(np.uint8)
-    if dtype == "F32":
-        return data
-    return _core.convert(data, FLOAT_TYPES["F32"], FLOAT_TYPES[dtype], threads)[0]
+def decoded_rows(
+    matrix: QuantizedMatrix, threads: int = 0
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Decode a matrix by and by: yields the first row of each piece, and its values [n, cols].
+
+    What has to be held at once is bounded, whatever the size of the matrix.
+    """
+    for first, count in pieces(matrix.rows, matrix.cols, matrix.scheme):
+        piece = matrix.rows_from(first, count)
+        inner = replace(piece, rotation=None)
+        values = dequantize(inner, "F32", threads=threads).view(np.float32)
+        values = values.reshape(count, matrix.cols)
+        if matrix.rotation is not None:
+            values = matrix.rotation.backward(values, threads)
+        yield first, values
+
+
+def pieces(rows: int, cols: int, scheme: Scheme) -> Iterator[tuple[int, int]]:
+    """Cut a matrix into pieces of rows that can be quantized and decoded each by itself.
+
+    Yields first row and number of rows: about four million weights, and whole blocks of trellis.
+    """
+    multiple = scheme.block_rows or 1
+    step = multiple * max(1, _PIECE_WEIGHTS // max(1, multiple * cols))
+    for first in range(0, max(1, rows), step):  # one piece at least: parts have their shapes
+        yield first, min(step, rows - first)
+
+
+def _unrotated(matrix: QuantizedMatrix, dtype: str, threads: int) -> NDArray[np.uint8]:
+    itemsize = 4 if dtype == "F32" else 2
+    out = np.empty((matrix.rows, matrix.cols * itemsize), np.uint8)
+    for first, values in decoded_rows(matrix, threads):
+        data = values.reshape(-1).view(np.uint8)
+        if dtype != "F32":
+            data = _core.convert(data, FLOAT_TYPES["F32"], FLOAT_TYPES[dtype], threads)[0]
+        out[first : first + len(values)] = data.reshape(len(values), -1)
+    return out.reshape(-1)
 
 
 def spectral_concentration(

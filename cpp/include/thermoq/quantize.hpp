@@ -54,6 +54,10 @@ struct QuantizationError {
   std::uint64_t infinity_count = 0;
 };
 
+// How far `decoded` [rows, cols] is from its source, in f64 throughout; sums of rows are added in
+// order. Counts nothing that is not finite: that is refused before anything is decoded.
+QuantizationError decoding_error(const MatrixView& source, const float* decoded, int threads);
+
 // `threads` <= 0 means all. Both throw std::invalid_argument for a scheme outside the limits above.
 QuantizationError quantize_affine(const MatrixView& source, const AffineScheme& scheme,
                                   const AffineCodes& out, int threads);
