@@ -157,6 +157,15 @@ def test_every_dtype(simd_level: str, dtype: str) -> None:
     assert dequantize_trellis(parts, scheme, 24, 40, dtype).tobytes() == rounded.tobytes()
 
 
+@pytest.mark.parametrize("group_size", [8, 24, 40])
+def test_groups_that_end_within_sixteen_columns_have_their_own_scales(group_size: int) -> None:
+    weights = np.random.default_rng(5).standard_normal((64, 120)).astype(F32)
+    sizes = 16.0 ** (np.arange(120) // group_size % 2)
+    found, _ = stored(weights * sizes.astype(F32), TrellisScheme(2, 8, group_size, 64))
+    lost = np.square(found / sizes - weights).sum(axis=0)
+    assert np.square(weights).sum() * LIMITS[2, 8] > lost.sum()
+
+
 def test_defaults_by_shape() -> None:
     def of(rows: int, cols: int) -> tuple[int, int]:
         scheme = trellis_scheme_for(rows, cols, 2, 8)

@@ -37,6 +37,7 @@ from thermoq.rotation import sequence_of
 
 MIN_WINDOW_BITS: Final = 8
 MAX_WINDOW_BITS: Final = 12
+MAX_BLOCK_ROWS: Final = 4096  # the core's limit
 TABLE_SEED: Final = 1
 
 WINDOW_BITS: Final = {1: 8, 2: 9, 3: 10, 4: 11, 5: 12}
