@@ -23,6 +23,7 @@ from thermoq.evaluation.output_correction import fit_output_correction
 from thermoq.interpolation import TimeSchedule, piecewise, smoothed
 from thermoq.optimization import OptimizationChoices, layer_sample, optimize_layer
 from thermoq.output_correction import OutputCorrection
+from thermoq.phases import searches_ranges
 from thermoq.plan import TensorPlan
 from thermoq.rotation import Rotation, rotation_for
 from thermoq.runtime.correction import Corrector
@@ -50,7 +51,8 @@ class _Layer:
 class FullWeights:
     """The layers of the demo model, calibrated, with `bits` bits for inputs in `groups` groups.
 
-    `classes` are those whose inputs are quantized; those of other layers stay as they are.
+    By default those are of the body's inputs; `settings` are more of a run's. `classes` are those
+    whose inputs are quantized; those of other layers stay as they are.
     """
 
     def __init__(
@@ -61,10 +63,11 @@ class FullWeights:
         *,
         rotated: bool,
         classes: Collection[LayerClass] = LAYER_CLASSES,
+        **settings: Any,
     ) -> None:
         given = {
             "calibration": str(calibration), "activation_bits": bits, "num_time_groups": groups,
-            "method": "lsq", "rotation": "none",
+            "method": "lsq", "rotation": "none", **settings,
         }  # fmt: skip
         self._config: QuantizationConfig = load_config(None, given)
         checkpoint = open_checkpoint(MODEL)
@@ -95,11 +98,13 @@ class FullWeights:
         found = {}
         for name, layer in self._layers.items():
             source = self._activations.input_of(self._component, layer.plan)
+            bits = layer.plan.activation_bits(self._config)
             assert source is not None
+            assert bits is not None
             activation = measured_parameters(
                 source,
                 self._activations.groups_of_bins,
-                self._config.activation_bits,
+                bits,
                 rotate=None if layer.rotation is None else layer.rotation.forward,
             )
             found[name] = LayerParameters(activation, None)
@@ -113,17 +118,19 @@ class FullWeights:
             source = self._activations.input_of(self._component, layer.plan)
             assert source is not None
             assert parameters.activation is not None
+            bits = parameters.activation.activation_bits
             sample = layer_sample(
                 source,
                 self._activations.groups_of_bins,
                 layer.weights,
                 layer.weights,
                 parameters.activation,
-                self._config.activation_bits,
+                bits,
                 rotate=None if layer.rotation is None else layer.rotation.forward,
             )
             fits = self._activations.fits_rows(self._component, layer.plan)
-            one = optimize_layer(sample, OptimizationChoices(fits_rows=fits, **choices))
+            usual = {"clip_search": searches_ranges(self._config, bits), "fits_rows": fits}
+            one = optimize_layer(sample, OptimizationChoices(**{**usual, **choices}))
             found[name] = LayerParameters(one.activation, one.rows)
         return found
 
@@ -132,13 +139,14 @@ class FullWeights:
         parameters: Parameters,
         *,
         smooth: bool,
+        window: float | None = None,
         correction: OutputCorrection | None = None,
     ) -> Any:
         """Return the demo model whose layers follow `parameters` along the trajectory."""
         groups = self._activations.time_groups
-        wanted = smooth and len(groups) > 1
-        schedule: TimeSchedule = smoothed(groups, "linear", None) if wanted else piecewise(groups)
-        bits = self._config.activation_bits
+        schedule: TimeSchedule = piecewise(groups)
+        if smooth and len(groups) > 1:
+            schedule = smoothed(groups, "linear", window)
         model = load(MODEL)
         argument = TimestepArgument(model.forward)
         meaning = TimestepValues(self._schedule.kind, self._schedule.num_timesteps)
@@ -147,7 +155,7 @@ class FullWeights:
             values = argument.values(args, kwargs)
             return None if values is None else meaning.timesteps(values)
 
-        time = CurrentTime(ParameterTable(schedule, bits, [*parameters.values()]), read)
+        time = CurrentTime(ParameterTable(schedule, [*parameters.values()]), read)
         rotations: dict[Rotation, InputRotation] = {}
         for slot, name in enumerate(parameters):
             layer = model.get_submodule(name.removesuffix(".weight"))

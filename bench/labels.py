@@ -123,6 +123,8 @@ def _worth_a_label(point: Point, panel: Panel) -> bool:
     if point.default_of:
         return True
     if panel.all_labels:
+        if point.ours and point.name.endswith(("trellis e2", "trellis e3", "trellis e4")):
+            return False  # the curve's ends have names
         scale_bits, _, minimum_bits = point.name.rpartition(" ")[2].partition("+")
         return scale_bits == minimum_bits or not minimum_bits  # else it is one of a close pair
     elsewhere = any(_within(point, other) for other in (AROUND_TWO, AROUND_FOUR))

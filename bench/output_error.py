@@ -14,14 +14,10 @@ as "missed", and the exit code is 0.
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
-import os
-import sys
-from pathlib import Path
+from functools import partial
 
-from measuring import ROOT, THREADS, machine
+import command_line
 from reports import Options, Report
 
 MODULES = {
@@ -35,53 +31,29 @@ MODULES = {
 
 def arguments() -> tuple[list[str], bool, Options]:
     """The command line: what to measure, whether to print JSON, and the rest."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("what", nargs="+", choices=MODULES, help="what to measure")
-    parser.add_argument("--samples", type=int, default=64, help="held-out trajectories")
-    parser.add_argument("--steps", type=int, default=50, help="of a trajectory")
-    parser.add_argument("--guidance", type=float, default=1.0, help="of trajectories (1: none)")
+    parser = command_line.parser(__doc__, MODULES, "held-out trajectories")
     parser.add_argument("--images", type=int, default=1000, help="for their quality")
     parser.add_argument("--rounds", type=int, default=2, help="of masks in the text")
     parser.add_argument("--whole-model", action="store_true", help="all shapes of Dream-7B")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="variants")
     also = "a variant more, such as method=hessian,encoding=coded,group_size=32"
     parser.add_argument("--also", action="append", default=[], metavar="SETTINGS", help=also)
-    calibration = "of the demo model, instead of a fresh one"
-    parser.add_argument("--calibration", type=Path, help=calibration)
-    parser.add_argument("--threads", type=int, default=THREADS)
-    parser.add_argument("--workdir", type=Path, default=ROOT / "build" / "bench")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    given = vars(parser.parse_args())
-    if given["samples"] < 8:
-        parser.error(f"--samples: expected at least 8, got {given['samples']}")
-    return given.pop("what"), given.pop("json"), Options(**given)
+    chosen, as_json, given = command_line.parsed(parser)
+    return chosen, as_json, Options(**given)
+
+
+def report(name: str, options: Options) -> Report:
+    """Answer one of the questions."""
+    found: Report = importlib.import_module(MODULES[name]).report(options)
+    return found
 
 
 def main() -> None:
     """Measure and print."""
     chosen, as_json, options = arguments()
     options.workdir.mkdir(parents=True, exist_ok=True)
-    before = machine().rpartition(";")[0]
-    for library in ("OMP", "OPENBLAS", "MKL"):  # read when NumPy and torch are imported, below
-        os.environ[f"{library}_NUM_THREADS"] = str(options.threads)
-    os.environ["OMP_WAIT_POLICY"] = "passive"  # as the command line has it
-    try:
-        import torch
-    except ImportError:
-        sys.exit("these benchmarks need the extra torch: pip install 'thermoq[torch]'")
-    torch.set_num_threads(options.threads)
-    if not as_json:
-        print(before)
-    reports = {}
-    for name in chosen:
-        found: Report = importlib.import_module(MODULES[name]).report(options)
-        reports[name] = found.content()
-        if not as_json:
-            found.print()
-    if as_json:
-        print(json.dumps({"machine": before, **reports}))
+    command_line.need_torch(options.threads)
+    command_line.print_reports({name: partial(report, name, options) for name in chosen}, as_json)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,21 @@ from phase_trajectory import ERRORS, Trajectories, against, error_cells
 from phase_variants import INTERVAL, PhaseOptions
 from reports import Report
 from thermoq.evaluation.sums import SumsOverTrajectory
-from thermoq.terms import LAYER_CLASSES, LayerClass
+from thermoq.terms import LayerClass
 from variants import MODEL_ITSELF
 
 BITS = 4
 GROUPS = 10
 COUNTS = (1, 4, 20)
+SHARES = {"1/4": 0.25, "1/2": 0.5, "whole": 1.0}
+TIMESTEPS = 1000
 BODY: tuple[LayerClass, ...] = ("body",)
-SCOPES: Mapping[str, Collection[LayerClass]] = {"body": BODY, "all layers": LAYER_CLASSES}
+SCOPES: Mapping[str, Mapping[str, Any]] = {
+    "body": {"classes": BODY},
+    "by default": {},
+    "others at 8 bits": {"sensitive_activation_bits": 8},
+    f"all at {BITS} bits": {"layers": [{"match": "*", "activation_bits": BITS}]},
+}
 WAYS = {"": False, ", rotated": True}
 TARGETS = {"Phase 2": 0.99, "Phase 3": 0.35, "Phase 3, rotated": 0.15}
 Models = Iterator[tuple[str, Callable[[], Any]]]
@@ -32,7 +39,7 @@ def report(options: PhaseOptions) -> Report:
     """Measure every phase, then its steps, other numbers of groups, and dynamic scales."""
     trajectories = Trajectories(options)
     calibration = calibrations(options)[MODEL_ITSELF]
-    rows, found = [["inputs of", "variant", *ERRORS]], []
+    rows, found = [["inputs", "variant", *ERRORS]], []
     for scope in SCOPES:
         sums: dict[str, SumsOverTrajectory] = {}
         for name, make in models(calibration, options, scope):
@@ -41,10 +48,12 @@ def report(options: PhaseOptions) -> Report:
             rows.append([scope, name, *error_cells(sums[name], sums["Phase 1"])])
         found += results(scope, sums)
     what = (
-        f"demo model, inputs at {BITS} bits, weights at full precision, {GROUPS} time groups: "
-        "those of body matrices alone, or of all layers, embedders and first and last projection "
-        f"included; output error over {options.samples} held-out trajectories of {options.steps} "
-        "steps, and the mean of the quarters' ratios to Phase 1; noisiest quarter first"
+        f"demo model, inputs of body matrices at {BITS} bits, weights at full precision, {GROUPS} "
+        "time groups. Beside them no others; those that a run quantizes by default (modulation at "
+        "8 bits, embedders and first and last projection not at all); all others at 8 bits; or at "
+        f"{BITS} too. Output error over {options.samples} held-out trajectories of "
+        f"{options.steps} steps, and the mean of the quarters' ratios to Phase 1; noisiest quarter "
+        "first"
     )
     return Report(what, rows, (), found, "value", INTERVAL)
 
@@ -54,7 +63,7 @@ def models(calibration: Path, options: PhaseOptions, scope: str) -> Models:
     for way, rotated in WAYS.items():
 
         def layers(groups: int, rotated: bool = rotated) -> FullWeights:
-            return FullWeights(calibration, BITS, groups, rotated=rotated, classes=SCOPES[scope])
+            return FullWeights(calibration, BITS, groups, rotated=rotated, **SCOPES[scope])
 
         usual = layers(GROUPS)
         yield from phases(usual, way, options)
@@ -69,11 +78,16 @@ def phases(layers: FullWeights, way: str, options: PhaseOptions) -> Models:
     measured, optimized = layers.measured(), layers.optimized()
     yield f"Phase 1{way}", lambda: layers.model(measured, smooth=False)
     yield f"Phase 2{way}", lambda: layers.model(measured, smooth=True)
+    if options.ablation:
+        for share, part in SHARES.items():
+            window = part * TIMESTEPS / GROUPS / 2
+            made = partial(layers.model, measured, smooth=True, window=window)
+            yield f"2: window {share} of the widest{way}", made
     yield f"Phase 3{way}, no output correction", lambda: layers.model(optimized, smooth=True)
     yield f"Phase 3{way}", lambda: layers.corrected(optimized, options.threads)
     yield (
         f"dynamic scales per token{way}",
-        lambda: with_dynamic_inputs(layers.model(measured, smooth=False), BITS),
+        lambda: with_dynamic_inputs(layers.model(measured, smooth=False)),
     )
 
 

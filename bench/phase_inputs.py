@@ -28,7 +28,7 @@ class _PerToken(_Exact):
     A convolution's input has one range a sample.
     """
 
-    bits: int
+    bits: int | None
 
     def quantized(self, given: Tensor, values: LayerValues) -> Tensor:
         """Return `given` rotated, then rounded to the codes of each row's own range."""
@@ -37,7 +37,8 @@ class _PerToken(_Exact):
         x = super().quantized(given, values).float()
         axes = tuple(range(1, x.dim())) if self._spatial else (x.dim() - 1,)
         low, high = x.amin(axes, keepdim=True).clamp(max=0), x.amax(axes, keepdim=True).clamp(min=0)
-        top = 2**self.bits - 1
+        own = values.activation
+        top = own.high - own.low if self.bits is None else 2**self.bits - 1
         scale = (high - low) / top
         divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
         zero_point = (-low / divisor).round()
@@ -51,8 +52,11 @@ def with_exact_inputs(model: Any) -> Any:
     return _with(model, _Exact)
 
 
-def with_dynamic_inputs(model: Any, bits: int) -> Any:
-    """Let them quantize each token of their inputs with a range of its own, to so many bits."""
+def with_dynamic_inputs(model: Any, bits: int | None = None) -> Any:
+    """Let them quantize each token of their inputs with a range of its own.
+
+    To so many bits; None: to those of the layer, for samples at one timestep.
+    """
     return _with(model, _PerToken, bits=bits)
 
 

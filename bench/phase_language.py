@@ -99,7 +99,7 @@ class Table:
         evaluations = [
             thermoq.evaluate(
                 MODEL, made.directory, samples=self.samples, data=self._text, length=LENGTH,
-                seed=seed, threads=self._options.threads,
+                seed=seed, threads=self._options.threads, timing=False,
             )
             for seed in range(self._options.seeds)
         ]  # fmt: skip

@@ -41,6 +41,8 @@ def report(options: PhaseOptions) -> Report:
         table.add("full precision", load(MODEL))
         results = []
         for codes, settings in CODES.items():
+            if options.only and codes not in options.only:
+                continue
             for name, phase in PHASES.items():
                 table.make(f"{name}, {codes}", workshop, settings, phase)
                 results += table.gaps(f"{name}, {codes}", f"Phase 1, {codes}", TARGETS.get(name))
@@ -55,8 +57,9 @@ def report(options: PhaseOptions) -> Report:
                     also = {"gain_estimator": one, **also}
                     table.make(name, workshop, settings, OPTIMIZE, also)
                     results += table.gaps(name, f"Phase 1, {codes}")
-        table.make("Phase 3, affine, rotated", workshop, ROTATED, OPTIMIZE)
-        results += table.gaps("Phase 3, affine, rotated", "Phase 1, affine")
+        if not options.only:
+            table.make("Phase 3, affine, rotated", workshop, ROTATED, OPTIMIZE)
+            results += table.gaps("Phase 3, affine, rotated", "Phase 1, affine")
         missing = workshop.missing
     what = (
         f"demo model at INT2, inputs at 8 bits, 4 time groups: {options.images:,} samples of "

@@ -16,17 +16,14 @@ run, and the files kept in --workdir. It needs the extra `torch`. A missed targe
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
-import os
-import sys
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from measuring import ROOT, THREADS, machine
+import command_line
 
 if TYPE_CHECKING:
+    from phase_variants import PhaseOptions
     from reports import Report
 
 QUESTIONS = ("demo", "language", "activations", "samples", "time", "knee")
@@ -34,55 +31,32 @@ QUESTIONS = ("demo", "language", "activations", "samples", "time", "knee")
 
 def arguments() -> tuple[list[str], bool, dict[str, Any]]:
     """The command line: what to measure, whether to print JSON, and the rest."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("what", nargs="+", choices=QUESTIONS, help="what to measure")
-    parser.add_argument("--samples", type=int, default=64, help="held-out trajectories, or windows")
-    parser.add_argument("--steps", type=int, default=50, help="of a trajectory")
-    parser.add_argument("--guidance", type=float, default=1.0, help="of trajectories (1: none)")
+    parser = command_line.parser(__doc__, QUESTIONS, "held-out trajectories, or windows")
     parser.add_argument("--images", type=int, default=2000, help="for their quality, a seed")
     parser.add_argument("--seeds", type=int, default=3, help="of noise for images, text's masks")
     parser.add_argument("--repeats", type=int, default=7, help="of what is timed")
     without = "the phases alone, without the steps of Phase 3 one by one"
     parser.add_argument("--no-ablation", dest="ablation", action="store_false", help=without)
-    calibration = "of the demo model, instead of a fresh one"
-    parser.add_argument("--calibration", type=Path, help=calibration)
-    parser.add_argument("--threads", type=int, default=THREADS)
-    parser.add_argument("--workdir", type=Path, default=ROOT / "build" / "bench")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    given = vars(parser.parse_args())
-    if given["samples"] < 8:
-        parser.error(f"--samples: expected at least 8, got {given['samples']}")
-    return given.pop("what"), given.pop("json"), given
+    only = "of samples: codes by name (affine, defaults, lsq affine); may be given again"
+    parser.add_argument("--only", action="append", default=[], metavar="CODES", help=only)
+    return command_line.parsed(parser)
+
+
+def report(name: str, options: PhaseOptions) -> Report:
+    """Answer one of the questions."""
+    found: Report = importlib.import_module(f"phase_{name}").report(options)
+    return found
 
 
 def main() -> None:
     """Measure and print."""
     chosen, as_json, given = arguments()
     given["workdir"].mkdir(parents=True, exist_ok=True)
-    before = machine().rpartition(";")[0]
-    for library in ("OMP", "OPENBLAS", "MKL"):  # read when NumPy and torch are imported, below
-        os.environ[f"{library}_NUM_THREADS"] = str(given["threads"])
-    os.environ["OMP_WAIT_POLICY"] = "passive"  # as the command line has it
-    try:
-        import torch
-    except ImportError:
-        sys.exit("these benchmarks need the extra torch: pip install 'thermoq[torch]'")
-    torch.set_num_threads(given["threads"])
+    command_line.need_torch(given["threads"])
     from phase_variants import PhaseOptions
 
-    options = PhaseOptions(**given, rounds=1, whole_model=False, only=(), also=())
-    if not as_json:
-        print(before)
-    reports = {}
-    for name in chosen:
-        found: Report = importlib.import_module(f"phase_{name}").report(options)
-        reports[name] = found.content()
-        if not as_json:
-            found.print()
-    if as_json:
-        print(json.dumps({"machine": before, **reports}))
+    options = PhaseOptions(**given, rounds=1, whole_model=False, also=())
+    command_line.print_reports({name: partial(report, name, options) for name in chosen}, as_json)
 
 
 if __name__ == "__main__":

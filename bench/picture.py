@@ -89,7 +89,8 @@ def _heading(figure: Any, points: Sequence[Point]) -> None:
     figure.text(
         0.012, 0.925,
         "Relative squared error over the 36 attention and MLP matrices of all-MiniLM-L6-v2;"
-        " lower left is better. * given uniform importances.",
+        " lower left is better. * given uniform importances."
+        " trellis: efforts 1 to 5, inputs rotated.",
         color="#57606a",
     )  # fmt: skip
     families = [family for family in STYLES if any(p.family == family for p in points)]
@@ -125,11 +126,23 @@ def _frame(axis: Axes, panel: Panel) -> None:
     axis.set_title(panel.title, loc="left", fontsize=10.5, fontweight="bold")
 
 
+def _trellis_curves(points: Sequence[Point]) -> list[list[Point]]:
+    """The points of trellis codes by bits per code, from little effort to much."""
+    curves: dict[str, list[Point]] = {}
+    for point in sorted(points, key=lambda p: p.name):
+        if point.ours and "trellis" in point.name:
+            curves.setdefault(point.name.split()[1], []).append(point)
+    return list(curves.values())
+
+
 def _points(axis: Axes, points: Sequence[Point], front: Sequence[Point]) -> None:
-    """The front as steps, peers, thermoq's points above them, its defaults ringed."""
+    """The front as steps, trellis codes as curves, thermoq's points on top, its defaults ringed."""
     line = [(p.bits_per_weight, p.error) for p in front]
     ends = [(line[0][0], 10.0), *line, (100.0, line[-1][1])]
     axis.step(*zip(*ends, strict=True), where="post", color=FAINT, linewidth=1.4, zorder=2)
+    for curve in _trellis_curves(points):
+        places = [(p.bits_per_weight, p.error) for p in curve]
+        axis.plot(*zip(*places, strict=True), color=style_of(curve[0]).color, zorder=3)
     for point in points:
         style = style_of(point)
         hollow = point.ours and not point.name.startswith("lsq")

@@ -32,6 +32,8 @@ CODED = (
     (4, 64, 4, 4),
 )
 
+EFFORTS = (1, 2, 3, 4, 5)  # of trellis codes
+
 
 @dataclass(frozen=True)
 class Quantizer:
@@ -68,7 +70,8 @@ class Missing:
 def ours() -> list[Quantizer]:
     """thermoq's encodings: `minmax`, `lsq` with f16 parameters, coded ones, and trellis codes.
 
-    A default that is also listed by its settings counts once.
+    Those of trellis codes are rotated, as they are in a run. A default that is also listed by its
+    settings counts once.
     """
     from thermoq.encodings import EncodingChoice
 
@@ -79,8 +82,11 @@ def ours() -> list[Quantizer]:
         (bits, EncodingChoice("lsq", "coded", group, None, scale, minimum))
         for bits, group, scale, minimum in CODED
     ]
-    efforts = ((2, 1), (2, 3), (2, 5), (3, 1), (3, 5), (4, 1), (4, 5))
-    trellis = [(bits, EncodingChoice("lsq", "trellis", effort=effort)) for bits, effort in efforts]
+    trellis = [
+        (bits, EncodingChoice("lsq", "trellis", effort=effort))
+        for bits in (2, 3, 4)
+        for effort in EFFORTS
+    ]
     defaults = [(bits, EncodingChoice()) for bits in (2, 4, 8)]
     q8 = [(8, EncodingChoice("minmax"))]
     found = [
