@@ -34,6 +34,7 @@ def layer_optimization(optimized: OptimizedLayer | None) -> LayerOptimization | 
         log_scale_tau_squared=optimized.log_scale_tau_squared,
         zero_point_tau_squared=optimized.zero_point_tau_squared,
         gain_tau_squared=optimized.gain_tau_squared,
+        range_coupling=optimized.range_coupling,
     )
 
 
@@ -50,10 +51,12 @@ def optimization_summary(
     """
     if estimator is None:
         return None
+    coupling = config.thermodynamic.optimization.coupling
     parts = [(row, row.optimization) for row in layers if row.optimization is not None]
     return OptimizationSummary(
-        coupling=config.thermodynamic.optimization.coupling,
+        coupling=coupling,
         gain_estimator=estimator,
+        weakened_layers=sum((part.range_coupling or 0.0) < coupling for _, part in parts),
         sequential=None if sequential is None else SequentialSummary(**asdict(sequential)),
         num_layers=len(parts),
         row_choices=[_total(choice, parts) for choice in ROW_CHOICES],

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
 from thermoq.activations import Activations
+from thermoq.calibration.statistics import CalibratedInput
 from thermoq.checkpoint.time_parts import activation_arrays, row_arrays
 from thermoq.checkpoint.writer import CheckpointWriter
 from thermoq.config import QuantizationConfig
-from thermoq.optimization import OptimizationChoices, OptimizedLayer, layer_sample, optimize_layer
+from thermoq.optimization import (
+    InputSample,
+    OptimizationChoices,
+    OptimizedLayer,
+    input_sample,
+    layer_sample,
+    optimize_layer,
+)
 from thermoq.optimization.inputs import Inputs
 from thermoq.phases import searches_ranges
 from thermoq.plan import TensorPlan
 from thermoq.provenance import Stopwatch
+from thermoq.rotation import Rotation
 from thermoq.terms import GainEstimator
 from thermoq.time_parameters import RowParameters, TimeParameters
 from thermoq.weights import Matrix, QuantizedMatrix, dequantize, to_floats
@@ -36,6 +46,8 @@ class StoredTimeParameters:
     optimized: OptimizedLayer | None = None
 
 
+_SHARED_BYTES: Final = 1 << 24
+
 Weights = Callable[[], tuple[Matrix, QuantizedMatrix]]
 """A layer's weights as they were and as they are stored."""
 
@@ -55,6 +67,7 @@ class TimeWorker:
         self._activations = activations
         self._stopwatch = stopwatch
         self._estimator = estimator
+        self._inputs = _SharedInputs()
 
     @property
     def optimizes(self) -> bool:
@@ -104,15 +117,17 @@ class TimeWorker:
         original = to_floats(matrix, threads)
         if rotation is not None:  # the codes are those of the rotated matrix, and so are the rows
             original = rotation.forward(original, threads)
+        groups = self._activations.groups_of_bins
         sample = layer_sample(
             source,
-            self._activations.groups_of_bins,
+            groups,
             original,
             decoded.view(np.float32).reshape(original.shape),
             measured,
-            self._config.activation_bits,
+            measured.activation_bits,
             rotate=None if rotation is None else rotation.forward,
             beside=beside,
+            shared=self._inputs.of(source, groups, rotation) if beside is None else None,
         )
         settings = self._config.thermodynamic.optimization
         choices = OptimizationChoices(
@@ -120,7 +135,30 @@ class TimeWorker:
             estimator=self._estimator,
             fits_rows=self._activations.fits_rows(component, plan),
             seed=self._config.seed,
-            clip_search=searches_ranges(self._config),
+            clip_search=searches_ranges(self._config, measured.activation_bits),
             choice=settings.row_choice,
         )
         return optimize_layer(sample, choices)
+
+
+class _SharedInputs:
+    """The samples of the inputs met last, for the layers that share them."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, Rotation | None], InputSample] = {}
+
+    def of(
+        self, source: CalibratedInput, groups: Sequence[slice], rotation: Rotation | None
+    ) -> InputSample:
+        """Return the sample of an input, rotated if its layer is."""
+        key = id(source), rotation  # the calibration keeps all of them
+        found = self._found.pop(key, None)
+        if found is None:
+            found = input_sample(source, groups, None if rotation is None else rotation.forward)
+            while self._found and found.nbytes + self._nbytes() > _SHARED_BYTES:
+                del self._found[next(iter(self._found))]
+        self._found[key] = found  # the last
+        return found
+
+    def _nbytes(self) -> int:
+        return sum(one.nbytes for one in self._found.values())

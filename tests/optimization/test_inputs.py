@@ -23,9 +23,14 @@ def test_inputs_are_quantized_as_the_format_defines_it(bits: int) -> None:
     scale = np.float16(draw.uniform(0.001, 0.3, 40)).astype(np.float64)
     scale[7] = 0.0
     zero_point = draw.integers(0, 2**bits, 40).astype(np.float64)
-    found = quantized_inputs(rows, scale, zero_point, bits)
+    found = quantized_inputs(rows, scale, zero_point, np.ones(40, np.int64), bits)
     for row, x, s, z in zip(rows, found, scale, zero_point, strict=True):
         assert np.array_equal(x, plain_inputs(row, float(s), float(z), bits))
+    sizes = np.array([15, 0, 25])
+    groups = quantized_inputs(rows, scale[:3], zero_point[:3], sizes, bits, error=True)
+    for part, g in ((slice(0, 15), 0), (slice(15, 40), 2)):
+        wanted = plain_inputs(rows[part], float(scale[g]), float(zero_point[g]), bits)
+        assert np.array_equal(groups[part], wanted - rows[part])
 
 
 def test_rows_are_taken_evenly_and_split_three_to_one() -> None:

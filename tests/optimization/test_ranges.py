@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 from optimization_layers import drifting_rows, sample_of
 from thermoq.optimization import LayerSample
-from thermoq.optimization.ranges import (
-    OptimizedRanges,
-    RangeChoices,
-    RangeRows,
-    optimize_ranges,
-)
+from thermoq.optimization.ranges import OptimizedRanges, RangeChoices, optimize_ranges
+from thermoq.optimization.samples import RangeRows
 
 
 def optimized(sample: LayerSample, coupling: float = 1.0, clip: bool = True) -> OptimizedRanges:
@@ -50,6 +46,8 @@ def test_coupling_gives_way_where_it_would_cost() -> None:
     sample = sample_of(rows, bits=4, exact=True)
     found, apart = optimized(sample, coupling=1e6), optimized(sample, coupling=0.0)
     assert found.coupling < 1e6
+    for less in (1.0, 10.0, 100.0):  # asking for more gives about as much
+        assert optimized(sample, coupling=less).coupling <= 4.0 * found.coupling
     assert (np.abs(np.log(found.scale / apart.scale)) < 0.5).all()
 
 

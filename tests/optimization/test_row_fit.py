@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from thermoq import _core
 from thermoq.optimization.row_fit import (
     GAIN_RANGE,
     RowFit,
     fit_rows,
     gain_variance,
     merged,
+    moments_by_group,
     moments_of,
     scaled,
     squared_error,
@@ -71,12 +73,16 @@ def test_each_estimator_does_what_it_is_named_for() -> None:
 def test_groups_merge_to_the_moments_of_all_rows() -> None:
     y, q = outputs()
     whole = moments_of(y, q)
-    found = merged([moments_of(y[:70], q[:70]), moments_of(y[70:], q[70:])])
+    groups = moments_by_group(y, q, np.array([70, 0, 130]), np.array([True, False, False]))
+    assert np.array_equal(groups.of(0).variance, moments_of(y[:70], q[:70]).variance)
+    assert not groups.mean[1].any()
+    found = merged(groups)
     assert found.count == 200
+    assert found.distinct
     for name in ("mean", "quantized_mean", "variance", "quantized_variance", "covariance"):
         assert np.allclose(getattr(found, name), getattr(whole, name), rtol=1e-5), name
     with pytest.raises(ValueError, match="at least one time group"):
-        merged([])
+        merged(groups.of(slice(1, 2)))
 
 
 def test_what_cannot_be_estimated_is_left_alone() -> None:
@@ -115,22 +121,47 @@ def test_a_bias_beyond_f16_leaves_its_row_without_both() -> None:
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_the_bootstrap_finds_the_variance_of_the_estimate(estimator: GainEstimator) -> None:
+def test_the_jackknife_finds_the_variance_of_the_estimate(estimator: GainEstimator) -> None:
     """Against the spread of the gains over fresh samples of the same size."""
     y, q = outputs(60 * 400, 6)
     parts = zip(np.split(y, 400), np.split(q, 400), strict=True)
     spread = np.var([plain_gain(a, b, estimator) for a, b in parts], axis=0)
-    halves = zip(np.split(y, 400)[:40], np.split(q, 400)[:40], strict=True)
-    found = np.mean([gain_variance(a, b, estimator, 1) for a, b in halves], axis=0)
-    assert found == pytest.approx(spread, rel=0.35)
-    assert np.array_equal(
-        gain_variance(y[:60], q[:60], estimator, 1), gain_variance(y[:60], q[:60], estimator, 1)
-    )
+    groups = moments_by_group(y, q, np.full(400, 60), np.ones(400, np.bool_))
+    found = gain_variance(groups, estimator)
+    assert found.shape == (400, 6)
+    assert found[:40].mean(axis=0) == pytest.approx(spread, rel=0.35)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_jackknife_is_how_far_rows_move_the_gain(estimator: GainEstimator) -> None:
+    """Against the gains with a little more weight on one row at a time."""
+    y, q = outputs(50, 4)
+    more = 1e-5
+    base = plain_gain(y, q, estimator)
+    moved = []
+    for row in range(50):
+        weight = np.full(50, (1 - more) / 50)
+        weight[row] += more
+        a, b = (part - weight @ part for part in (y.astype(np.float64), q.astype(np.float64)))
+        yy, qq, yq = (weight @ part for part in (a * a, b * b, a * b))
+        gain = {"unbiased": yy / yq, "variance": np.sqrt(yy / qq), "least_squares": yq / qq}
+        moved.append((gain[estimator] - base) / more)
+    wanted = np.square(moved).mean(axis=0) / 49
+    assert gain_variance(moments_of(y, q), estimator) == pytest.approx(wanted, rel=1e-2)
+
+
+def test_variances_are_those_of_values_within_the_range() -> None:
+    y, _ = outputs(20)
+    draw = np.random.default_rng(2)
+    q = (1e-3 * y + draw.standard_normal(y.shape)).astype(np.float32)
+    found = gain_variance(moments_of(y, q), "unbiased")
+    assert found.max() == ((GAIN_RANGE[1] - GAIN_RANGE[0]) / 2) ** 2
+    assert not gain_variance(moments_of(y, -y), "unbiased").any()
 
 
 def test_an_estimate_without_noise_has_no_variance() -> None:
     y, _ = outputs()
-    exact = gain_variance(y, (0.75 * y).astype(np.float32), "least_squares", 0)
+    exact = gain_variance(moments_of(y, (0.75 * y).astype(np.float32)), "least_squares")
     assert (exact < 1e-9).all()
 
 
@@ -138,8 +169,19 @@ def test_huge_outputs_stay_finite() -> None:
     y, q = outputs()
     huge = np.float32(1e24)
     assert np.allclose(
-        gain_variance(y * huge, q * huge, "unbiased", 0),
-        gain_variance(y, q, "unbiased", 0),
+        gain_variance(moments_of(y * huge, q * huge), "unbiased"),
+        gain_variance(moments_of(y, q), "unbiased"),
         rtol=1e-3,
     )
     assert np.isfinite(moments_of(y * huge, q * huge).covariance).all()
+
+
+def test_moments_are_the_same_on_any_number_of_threads() -> None:
+    y, q = outputs(900, 700)
+    sizes = np.array([400, 500])
+    one, two = (_core.paired_moments(y, q, sizes, threads) for threads in (1, 2))
+    assert one.tobytes() == two.tobytes()
+    with pytest.raises(ValueError, match="rows: expected 899 elements, got 900"):
+        _core.paired_moments(y, q, np.array([399, 500]))
+    with pytest.raises(ValueError, match="as many columns"):
+        _core.paired_moments(y, q[:, 1:].copy(), sizes)

@@ -9,14 +9,18 @@ from thermoq.optimization.layer import (
     LayerSample,
     OptimizationChoices,
     OptimizedLayer,
+    input_sample,
     layer_sample,
     optimize_layer,
 )
+from thermoq.optimization.samples import InputSample
 
 __all__ = [
+    "InputSample",
     "LayerSample",
     "OptimizationChoices",
     "OptimizedLayer",
+    "input_sample",
     "layer_sample",
     "optimize_layer",
 ]

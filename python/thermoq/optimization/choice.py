@@ -6,11 +6,12 @@ that nothing was fitted to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 
+from thermoq.optimization.inputs import Floats
 from thermoq.optimization.row_fit import RowFit, RowMoments, gains, scaled, squared_error
 from thermoq.terms import GainEstimator, RowChoice
 
@@ -24,54 +25,43 @@ def choose(errors: Mapping[RowChoice, float]) -> RowChoice:
     return next(c for c in CHEAPEST_FIRST if c in errors and errors[c] <= enough)
 
 
-def relative_error(moments: RowMoments) -> float:
-    """Return ||y^ - y||^2 / ||y||^2; 0 for an output of nothing but 0."""
-    energy = _energy(moments)
-    return squared_error(moments) / energy if energy > 0 else 0.0
+def relative_error(moments: RowMoments) -> Floats:
+    """Return ||y^ - y||^2 / ||y||^2, [] or [groups]; 0 for an output of nothing but 0."""
+    return _over_energy(squared_error(moments), moments)
 
 
-def error_by_purpose(moments: RowMoments, rows: RowFit | None, estimator: GainEstimator) -> float:
-    """Return how far row parameters are from what their estimator is after, over ||y||^2.
+class Purpose:
+    """How far row parameters are from what their estimator is after, over ||y||^2.
 
-    `moments` are of held-out rows. It is the output error of least squares: what no gain restores,
+    On moments of held-out rows. It is the output error of least squares: what no gain restores,
     `var(y) * (1 - corr^2)`, and the distance from the best gain and bias,
     `(gain - gain*)^2 * var(y^) + (mean(y) - gain * mean(y^) - bias)^2`, but with the gain* that
     the estimator would choose for these rows. By the plain error, a gain that restores what
     quantization shrank would look worse than none.
     """
-    energy = _energy(moments)
-    if energy <= 0:
-        return 0.0
-    gain = 1.0 if rows is None else rows.gain
-    bias = 0.0 if rows is None else rows.bias
-    wanted = gains(moments.variance, moments.quantized_variance, moments.covariance, estimator)
-    lost = moments.variance * (1 - np.square(moments.correlation))
-    off = np.square(gain - wanted) * moments.quantized_variance
-    shift = np.square(moments.mean - gain * moments.quantized_mean - bias)
-    return float((lost + off + shift).sum()) / energy
+
+    def __init__(self, moments: RowMoments, estimator: GainEstimator) -> None:
+        self._moments = moments
+        self._wanted = gains(
+            moments.variance, moments.quantized_variance, moments.covariance, estimator
+        )
+        lost = moments.variance * (1 - np.square(moments.correlation))
+        self._lost = lost.sum(axis=-1)
+
+    def error(self, rows: RowFit | None) -> Floats:
+        """Return the error with these gains and biases, or none; [] or [groups]."""
+        moments = self._moments
+        gain, bias = (1.0, 0.0) if rows is None else (rows.gain, rows.bias)
+        off = np.square(gain - self._wanted) * moments.quantized_variance
+        off += np.square(moments.mean - gain * moments.quantized_mean - bias)
+        return _over_energy(self._lost + off.sum(axis=-1), moments)
 
 
-def mean_error_by_purpose(
-    groups: Sequence[RowMoments], fits: Sequence[RowFit] | None, estimator: GainEstimator
-) -> float:
-    """Average `error_by_purpose` over time groups; `fits` are one or as many as groups."""
-    return float(
-        np.mean([error_by_purpose(m, _of(fits, g), estimator) for g, m in enumerate(groups)])
-    )
+def output_error(moments: RowMoments, rows: RowFit | None) -> Floats:
+    """Return the relative output error with these gains and biases, or none; [] or [groups]."""
+    return relative_error(moments if rows is None else scaled(moments, rows))
 
 
-def mean_output_error(groups: Sequence[RowMoments], fits: Sequence[RowFit] | None) -> float:
-    """Average the relative output error over time groups."""
-    found = []
-    for g, moments in enumerate(groups):
-        fit = _of(fits, g)
-        found.append(relative_error(moments if fit is None else scaled(moments, fit)))
-    return float(np.mean(found))
-
-
-def _of(fits: Sequence[RowFit] | None, group: int) -> RowFit | None:
-    return None if fits is None else fits[group if len(fits) > 1 else 0]
-
-
-def _energy(moments: RowMoments) -> float:
-    return float((moments.variance + np.square(moments.mean)).sum())
+def _over_energy(error: Floats, moments: RowMoments) -> Floats:
+    energy = moments.energy
+    return np.divide(error, energy, out=np.zeros_like(energy), where=energy > 0)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermoq.calibration.activation import affine_parameters
+from thermoq.optimization.extremes import variances_of_extremes, variances_of_ranges
 from thermoq.optimization.inputs import Floats, Rows, bootstrap_counts
 from thermoq.optimization.losses import Losses, Pair
 
@@ -76,6 +77,7 @@ def search_ranges(
     bits: int,
     seed: int,
     wanted: NDArray[np.bool_],
+    of_extremes: Pair | None = None,
 ) -> Ranges:
     """Find ranges by time group that lose less than the `given` scale and zero_point [G].
 
@@ -88,15 +90,13 @@ def search_ranges(
 
     The variances are by bootstrap over the `fitted` rows: the losses of all candidates are kept by
     row, and each replicate takes the best candidate for its draw. Where the given range stays, they
-    are those of the extremes of the drawn rows.
+    are those of the extremes of the drawn rows, `of_extremes` if they are known.
     """
     scale, zero_point = given[0].copy(), given[1].copy()
-    unknown = np.full(len(scale), np.inf)
-    found = Ranges(scale, zero_point, unknown, unknown.copy(), np.zeros(len(scale), np.bool_))
     able = sample.able & (scale > 0)
-    for g in np.flatnonzero(able).tolist():
-        rows = sample.fitted[g]
-        found.log_scale_variance[g], found.zero_point_variance[g] = _of_extremes(rows, bits, seed)
+    known = of_extremes or variances_of_extremes(sample.fitted, bits, seed)
+    first, second = (np.where(able, variance, np.inf) for variance in known)
+    found = Ranges(scale, zero_point, first, second, np.zeros(len(scale), np.bool_))
     places = np.flatnonzero(able & wanted).tolist()
     if not places:
         return found
@@ -178,7 +178,7 @@ class _Search:
             np.array(self._zero_points)[self.chosen, groups],
         )
 
-    def variances(self, group: int, seed: int) -> tuple[float, float]:
+    def variances(self, group: int, seed: int) -> tuple[Floats, Floats]:
         """Return the variances of log(scale) and zero_point over bootstrapped rows."""
         first = sum(len(part) for part in self._rows[:group])
         rows = slice(first, first + len(self._rows[group]))
@@ -188,7 +188,7 @@ class _Search:
         best = drawn.argmin(axis=1)
         scales = np.array([scale[group] for scale in self._scales])[best]
         points = np.array([point[group] for point in self._zero_points])[best]
-        return _variances(scales, points)
+        return variances_of_ranges(scales, points)
 
     def _walk(self, factor: Floats, first: int = 1) -> None:
         """Move the ends of the best ranges by the `factor` again and again while that helps."""
@@ -227,17 +227,3 @@ def _snapped(sizes: Floats) -> Floats:
     """Round up to powers of the step: groups that are alike then try the same candidates."""
     powers = np.floor(np.log(np.where(sizes > 0, sizes, 1.0)) / np.log(_STEP))
     return np.where(sizes > 0, _STEP**powers, 0.0)
-
-
-def _of_extremes(rows: Rows, bits: int, seed: int) -> tuple[float, float]:
-    drawn = bootstrap_counts(len(rows), seed) > 0
-    low = np.where(drawn, np.minimum(rows.min(axis=1), 0), 0).min(axis=1).astype(np.float64)
-    high = np.where(drawn, np.maximum(rows.max(axis=1), 0), 0).max(axis=1).astype(np.float64)
-    return _variances(*affine_parameters(low, high, bits))
-
-
-def _variances(scale: Floats, zero_point: Floats) -> tuple[float, float]:
-    """Return the variances of log(scale) and zero_point; infinite with a scale of 0 among them."""
-    if not (scale > 0).all():
-        return np.inf, np.inf
-    return float(np.log(scale).var(ddof=1)), float(zero_point.var(ddof=1))

@@ -84,19 +84,22 @@ def couple_ranges(
     able = (scale > 0) & np.isfinite(log_scale_variance) & np.isfinite(zero_point_variance)
     linked = able[1:] & able[:-1]
     logs = np.log(np.where(able, scale, 1.0))
+    if not linked.any():
+        return CoupledRanges(scale, zero_point, None, None)
     # What has no link stays; its infinite variance must not meet the core's arithmetic.
-    first, second = (
-        couple(values[None], np.where(able, variance, 0.0)[None], coupling, linked)
-        for values, variance in ((logs, log_scale_variance), (zero_point, zero_point_variance))
-    )
-    if coupling == 0.0 or not linked.any():
-        return CoupledRanges(scale, zero_point, first.tau_squared, second.tau_squared)
+    values = np.stack([logs, zero_point])
+    variance = np.where(able, [log_scale_variance, zero_point_variance], 0.0)
+    moved = np.square(np.diff(values)) - variance[:, 1:] - variance[:, :-1]
+    tau_squared = np.maximum(moved[:, linked].mean(axis=1), 0.0)
+    if coupling == 0.0:
+        return CoupledRanges(scale, zero_point, *tau_squared.tolist())
+    strength = np.divide(coupling, tau_squared, out=np.full(2, np.inf), where=tau_squared > 0)
+    solved = _core.solve_markov_chains(values, variance, strength, linked)
     joined = np.concatenate([linked, [False]]) | np.concatenate([[False], linked])
-    new_scale = np.exp(first.values[0]).astype(np.float16).astype(np.float64)
-    new_point = np.clip(np.rint(second.values[0]), 0, 2**bits - 1)
+    new_scale = np.exp(solved[0]).astype(np.float16).astype(np.float64)
+    new_point = np.clip(np.rint(solved[1]), 0, 2**bits - 1)
     return CoupledRanges(
         np.where(joined, new_scale, scale),
         np.where(joined, new_point, zero_point),
-        first.tau_squared,
-        second.tau_squared,
+        *tau_squared.tolist(),
     )

@@ -9,6 +9,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from thermoq import _core
+from thermoq.calibration.statistics import evenly_placed
+
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
@@ -43,38 +46,44 @@ class Inputs:
 
 
 def quantized_inputs(
-    rows: Rows, scale: Floats, zero_point: Floats, bits: int, out: Rows | None = None
+    rows: Rows,
+    scale: Floats,
+    zero_point: Floats,
+    sizes: NDArray[np.int64],
+    bits: int,
+    *,
+    error: bool = False,
 ) -> Rows:
-    """Return x~ of rows x [n, in], each with its own scale and zero point [n], in f32.
+    """Return x~ of rows x [n, in] in f32; the first `sizes[0]` are the first group's, and so on.
 
     `x~ = (clip(rint(x / scale) + zero_point, 0, 2^bits - 1) - zero_point) * scale` (DESIGN
-    section 3); 0 where the scale is 0. Clipping before the zero point is added gives the same
-    numbers, all of them small integers, and spares a pass.
+    section 3) with each group's scale and zero point [groups]; 0 where the scale is 0. `error`:
+    x~ - x instead.
     """
-    step = scale.astype(np.float32)[:, None]
-    zero = zero_point.astype(np.float32)[:, None]
-    quantized = np.divide(rows, np.where(step > 0, step, np.float32(1)), out=out)
-    np.rint(quantized, out=quantized)
-    np.maximum(quantized, -zero, out=quantized)
-    np.minimum(quantized, np.float32(2**bits - 1) - zero, out=quantized)
-    return np.multiply(quantized, step, out=quantized)
+    return _core.quantize_inputs(np.ascontiguousarray(rows), scale, zero_point, sizes, bits, error)
 
 
 def evenly(rows: Rows, most: int) -> Rows:
     """Return at most `most` of the rows, evenly from first to last."""
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).astype(np.intp)]
+    return rows if len(rows) <= most else rows.take(evenly_placed(len(rows), most), axis=0)
 
 
 def split(rows: Rows) -> tuple[Rows, Rows]:
     """Cut rows into those that are fitted to, three of four, and those held out."""
-    held_out = np.arange(len(rows)) % 4 == 3
-    return rows[~held_out], rows[held_out]
+    return rows.take(_fitted(len(rows)), axis=0), rows[3::4]
+
+
+@lru_cache(maxsize=64)
+def _fitted(num_rows: int) -> NDArray[np.intp]:
+    return np.flatnonzero(np.arange(num_rows) % 4 != 3)
 
 
 def has_distinct(rows: Rows, wanted: int) -> bool:
     """Tell whether at least `wanted` of the rows differ from each other."""
+    if len(rows) < wanted:
+        return False
+    if rows.shape[1] and len(set(rows[: 2 * wanted, 0].tolist())) >= wanted:
+        return True  # in their first column even
     found: set[bytes] = set()
     for row in rows:
         found.add(row.tobytes())

@@ -10,10 +10,12 @@ from row to row; the mean of what is cut off passes through all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
+from thermoq import _core
 from thermoq.optimization.inputs import Floats, Rows, quantized_inputs
 
 SKETCH_ROWS: Final = 64
@@ -32,13 +34,31 @@ def sketch_of(weights: Rows, seed: int) -> Rows:
     num_rows = len(weights)
     if num_rows <= SKETCH_ROWS:
         return weights
-    draw = np.random.default_rng([seed, num_rows])
-    signs = draw.integers(0, 2, (SKETCH_ROWS, num_rows), dtype=np.int8).astype(np.float32) * 2 - 1
-    sketch: Rows = signs @ weights
+    sketch: Rows = _signs(num_rows, seed) @ weights
     wanted = np.einsum("ij,ij->j", weights, weights)
     got = np.einsum("ij,ij->j", sketch, sketch)
     sketch *= np.sqrt(np.divide(wanted, got, out=np.zeros_like(got), where=got > 0))
     return sketch
+
+
+def some_outputs(weights: Rows) -> Rows:
+    """Return at most 64 of the rows of `weights`, scaled to stand for all of them.
+
+    Next to no work, and a rougher measure than `sketch_of`: to compare ranges that are nearly the
+    same, not to search for them.
+    """
+    every = -(-len(weights) // SKETCH_ROWS)
+    chosen = weights[::every]
+    scaled: Rows = chosen * np.float32(np.sqrt(len(weights) / len(chosen)))
+    return scaled
+
+
+@lru_cache(maxsize=16)
+def _signs(num_rows: int, seed: int) -> Rows:
+    draw = np.random.default_rng([seed, num_rows])
+    signs = draw.integers(0, 2, (SKETCH_ROWS, num_rows), dtype=np.int8).astype(np.float32) * 2 - 1
+    signs.setflags(write=False)
+    return signs
 
 
 class Losses:
@@ -46,12 +66,11 @@ class Losses:
 
     def __init__(self, sketch: Rows, rows: Sequence[Rows], bits: int) -> None:
         sizes = [len(part) for part in rows]
-        self._sketch, self._bits = np.ascontiguousarray(sketch.T), bits
+        self._sketch, self._bits = sketch.T, bits
         self.rows = np.concatenate(rows)
         self._group = np.repeat(np.arange(len(rows)), sizes)
         self._starts = np.cumsum([0, *sizes[:-1]])
-        self._sizes = np.array(sizes, np.float32)[:, None]
-        self._scratch = np.empty_like(self.rows)
+        self._sizes = np.array(sizes, np.int64)
 
     def by_row(self, scale: Floats, zero_point: Floats) -> Floats:
         """Return each row's share of the loss, with parameters [groups].
@@ -59,19 +78,20 @@ class Losses:
         With d = S W (x~ - x) and its mean m over the group: ||d||^2 + 3 <d, m>, which adds up to
         sum ||d||^2 + 3 n ||m||^2.
         """
-        group = self._group
-        error = quantized_inputs(
-            self.rows, scale[group], zero_point[group], self._bits, self._scratch
-        )
-        error -= self.rows
-        lost = error @ self._sketch
-        mean = np.add.reduceat(lost, self._starts, axis=0) / self._sizes
-        lost_alike = lost + (np.float32(SYSTEMATIC) * mean)[group]
-        return np.asarray(np.einsum("ij,ij->i", lost, lost_alike, dtype=np.float64))
+        lost = self._lost(scale, zero_point)
+        sums = np.add.reduceat(lost, self._starts, axis=0)
+        alike = np.float32(SYSTEMATIC) * sums / self._sizes.astype(np.float32)[:, None]
+        return np.asarray(np.einsum("ij,ij->i", lost, lost + alike[self._group], dtype=np.float64))
 
     def of(self, pair: Pair) -> Floats:
         """Return what each group loses with its scale and zero point."""
-        return self.by_group(self.by_row(*pair))
+        return _core.group_losses(self._lost(*pair), self._sizes, SYSTEMATIC)
+
+    def _lost(self, scale: Floats, zero_point: Floats) -> Rows:
+        """Return d of each row."""
+        error = quantized_inputs(self.rows, scale, zero_point, self._sizes, self._bits, error=True)
+        lost: Rows = error @ self._sketch
+        return lost
 
     def by_group(self, losses: Floats) -> Floats:
         """Sum what rows lose by group."""

@@ -7,7 +7,7 @@ groups is weakened until no group's loss, that of the codes included, is over 1 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,25 +15,18 @@ import numpy as np
 
 from thermoq.optimization.clip_search import Ranges, SearchSample, search_ranges
 from thermoq.optimization.coupling import CoupledRanges, couple_ranges
-from thermoq.optimization.inputs import Floats, Rows, evenly
-from thermoq.optimization.losses import Losses, Pair, loss_of_codes, sketch_of
+from thermoq.optimization.inputs import Floats, Rows
+from thermoq.optimization.losses import Losses, Pair, loss_of_codes, sketch_of, some_outputs
+from thermoq.optimization.samples import RangeRows
 
 NEGLIGIBLE: Final = 0.05
 """A loss by rounded inputs, beside that of the codes, that no better range is looked for."""
 TOLERANCE: Final = 0.01
 
-_WEAKER: Final = (1.0, 0.25, 0.0625, 0.0)
+_WEAKEST: Final = 1.0 / 16.0
 _VALUES: Final = 1 << 14  # of a group's rows
-_ROWS: Final = (16, 64)
-
-
-@dataclass(frozen=True)
-class RangeRows:
-    """Rows [n, in] of each time group's inputs; `seen` as in `LayerSample`."""
-
-    fitted: Sequence[Rows]
-    held_out: Sequence[Rows]
-    seen: Sequence[int]
+_ROWS: Final = (16, 32)
+_SEARCHED_ROWS: Final = (16, 64)  # where ranges are fitted to them
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,10 @@ def optimize_ranges(
     bits beside codes of 2 as a rule, a better one is not noticed in this layer, while what it cuts
     off is by those that follow.
     """
-    sample = _sample(weights, rows, choices.seed)
+    rows = _evenly(rows, weights.shape[1], choices)
+    searches = choices.clip_search
+    sketch = sketch_of(weights, choices.seed) if searches else some_outputs(weights)
+    sample = SearchSample(sketch, rows.fitted, rows.held_out, rows.seen)
     able = sample.able & (given[0] > 0)
     groups = np.flatnonzero(able).tolist()
     if not groups:
@@ -79,11 +75,13 @@ def optimize_ranges(
     wanted = np.zeros(len(able), np.bool_)
     if choices.clip_search:
         wanted[groups] = losses.of((given[0][groups], given[1][groups])) > NEGLIGIBLE * by_codes
-    found = search_ranges(sample, given, bits, choices.seed, wanted)
+    found = search_ranges(
+        sample, given, bits, choices.seed, wanted, rows.variances_of_extremes(bits, choices.seed)
+    )
     allowed = losses.of((found.scale[groups], found.zero_point[groups]))
     allowed += TOLERANCE * (allowed + by_codes)
-    for share in _WEAKER:
-        coupled = _coupled(found, share * choices.coupling, bits)
+    for coupling in _weaker_and_weaker(choices.coupling):
+        coupled = _coupled(found, coupling, bits)
         lost = losses.of((coupled.scale[groups], coupled.zero_point[groups]))
         if (lost <= allowed).all():
             break
@@ -91,21 +89,30 @@ def optimize_ranges(
         coupled.scale,
         coupled.zero_point,
         int(found.searched.sum()),
-        share * choices.coupling,
+        coupling,
         coupled.log_scale_tau_squared,
         coupled.zero_point_tau_squared,
     )
 
 
-def _sample(weights: Rows, rows: RangeRows, seed: int) -> SearchSample:
-    fewest, most = _ROWS
-    count = min(max(_VALUES // weights.shape[1], fewest), most)
-    return SearchSample(
-        sketch_of(weights, seed),
-        [evenly(part, count) for part in rows.fitted],
-        [evenly(part, count) for part in rows.held_out],
-        rows.seen,
-    )
+def _weaker_and_weaker(coupling: float) -> Iterator[float]:
+    """Yield `coupling`, the powers of 4 below it, and at last 0.
+
+    They are the same whatever is asked for, so that much more of it does not end with none.
+    """
+    yield coupling
+    weaker = 4.0 ** np.floor(np.log(coupling) / np.log(4.0)) if coupling > 0.0 else 0.0
+    while weaker >= _WEAKEST:
+        if weaker < coupling:
+            yield float(weaker)
+        weaker /= 4.0
+    if coupling > 0.0:
+        yield 0.0
+
+
+def _evenly(rows: RangeRows, num_columns: int, choices: RangeChoices) -> RangeRows:
+    fewest, most = _SEARCHED_ROWS if choices.clip_search else _ROWS
+    return rows.evenly(min(max(_VALUES // num_columns, fewest), most))
 
 
 def _coupled(found: Ranges, coupling: float, bits: int) -> CoupledRanges:

@@ -12,14 +12,15 @@ spread. Gains are clamped to [0.5, 2].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thermoq.optimization.inputs import Floats, Rows, bootstrap_counts
+from thermoq import _core
+from thermoq.optimization.inputs import Floats, Rows
 from thermoq.terms import GainEstimator
 
 LEAST_CORRELATION: Final = 0.45
@@ -28,21 +29,30 @@ GAIN_RANGE: Final = (0.5, 2.0)
 
 _F16_MAX = float(np.finfo(np.float16).max)
 _NO_VARIANCE = 1e-12  # of the mean square: what rounding leaves of a constant
+_MOST_VARIANCE = ((GAIN_RANGE[1] - GAIN_RANGE[0]) / 2) ** 2  # of a value within the range
+
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class RowMoments:
-    """Means, variances and covariance of y and y^ over `count` rows of input, each f64 [out]."""
+    """Moments of y and y^ over rows of input: f64 [out], or [groups, out].
 
-    count: int
+    `count` i64 [] or [groups] rows; 0 of them leave all moments 0. `fourth` [5, ...] are those of
+    yyyy, yyyy^, yyy^y^, yy^y^y^ and y^y^y^y^ about the means. `distinct` [] or [groups]: at least
+    16 of the inputs differ.
+    """
+
+    count: Counts
     mean: Floats
     quantized_mean: Floats
     variance: Floats
     quantized_variance: Floats
     covariance: Floats
-    distinct: bool = True
+    fourth: Floats
+    distinct: NDArray[np.bool_]
 
-    @property
+    @cached_property
     def correlation(self) -> Floats:
         """Of y and y^; 0 where one of them does not vary."""
         product = self.variance * self.quantized_variance
@@ -50,69 +60,79 @@ class RowMoments:
             self.covariance, np.sqrt(product), out=np.zeros_like(product), where=product > 0
         )
 
+    @cached_property
+    def energy(self) -> Floats:
+        """The mean over rows of ||y||^2, [] or [groups]."""
+        return np.asarray((self.variance + np.square(self.mean)).sum(axis=-1))
 
-def moments_of(output: Rows, quantized: Rows, *, distinct: bool = True) -> RowMoments:
-    """Return the moments of y and y^ [n, out]; `distinct`: at least 16 of the inputs differ.
+    def of(self, groups: int | slice | NDArray[np.bool_]) -> RowMoments:
+        """Return the moments of some groups, or of one."""
+        return RowMoments(
+            np.asarray(self.count[groups]),
+            self.mean[groups],
+            self.quantized_mean[groups],
+            self.variance[groups],
+            self.quantized_variance[groups],
+            self.covariance[groups],
+            self.fourth[:, groups],
+            np.asarray(self.distinct[groups]),
+        )
+
+
+def moments_of(
+    output: Rows, quantized: Rows, *, distinct: bool = True, threads: int = 0
+) -> RowMoments:
+    """Return the moments of y and y^ [n, out] over all rows.
 
     Raises ValueError for no rows.
     """
-    count = len(output)
-    if not count:
+    if not len(output):
         raise ValueError("expected at least one row")
-    mean = output.mean(axis=0, dtype=np.float64)
-    quantized_mean = quantized.mean(axis=0, dtype=np.float64)
-    y = output - mean.astype(np.float32)
-    q = quantized - quantized_mean.astype(np.float32)
+    sizes = np.array([len(output)], np.int64)
+    return moments_by_group(output, quantized, sizes, np.array([distinct]), threads).of(0)
+
+
+def moments_by_group(
+    output: Rows, quantized: Rows, sizes: Counts, distinct: NDArray[np.bool_], threads: int = 0
+) -> RowMoments:
+    """Return the moments of y and y^ [n, out] by group: the first `sizes[0]` rows, and so on."""
+    found = _core.paired_moments(
+        np.ascontiguousarray(output), np.ascontiguousarray(quantized), sizes, threads
+    )
+    mean, quantized_mean, variance, quantized_variance, covariance = found[:5]
+    variance[variance <= _NO_VARIANCE * np.square(mean)] = 0.0
+    quantized_variance[quantized_variance <= _NO_VARIANCE * np.square(quantized_mean)] = 0.0
     return RowMoments(
-        count,
-        mean,
-        quantized_mean,
-        _variance(y, mean),
-        _variance(q, quantized_mean),
-        np.einsum("ij,ij->j", y, q, dtype=np.float64) / count,
-        distinct,
+        sizes, mean, quantized_mean, variance, quantized_variance, covariance, found[5:], distinct
     )
 
 
-def _variance(centred: Rows, mean: Floats) -> Floats:
-    found: Floats = np.einsum("ij,ij->j", centred, centred, dtype=np.float64) / len(centred)
-    return np.where(found > _NO_VARIANCE * np.square(mean), found, 0.0)
+def merged(groups: RowMoments) -> RowMoments:
+    """Return the moments over the rows of all groups; `fourth` are left out, and 0.
 
-
-def merged(parts: Sequence[RowMoments]) -> RowMoments:
-    """Return the moments over all rows of several sets of them.
-
-    Raises ValueError for no sets.
+    Raises ValueError for no rows.
     """
-    if not parts:
-        raise ValueError("expected the moments of at least one time group")
-    weight = np.array([part.count for part in parts], np.float64)
-    weight /= weight.sum()
-    mean = weight @ [part.mean for part in parts]
-    quantized_mean = weight @ [part.quantized_mean for part in parts]
-    apart = [part.mean - mean for part in parts]
-    quantized_apart = [part.quantized_mean - quantized_mean for part in parts]
+    total = np.asarray(groups.count.sum())
+    if not total:
+        raise ValueError("expected rows of at least one time group")
+    weight = groups.count / total
+    mean, quantized_mean = weight @ groups.mean, weight @ groups.quantized_mean
+    apart, quantized_apart = groups.mean - mean, groups.quantized_mean - quantized_mean
     return RowMoments(
-        sum(part.count for part in parts),
+        total,
         mean,
         quantized_mean,
-        weight @ [p.variance + np.square(a) for p, a in zip(parts, apart, strict=True)],
-        weight
-        @ [
-            p.quantized_variance + np.square(a) for p, a in zip(parts, quantized_apart, strict=True)
-        ],
-        weight
-        @ [
-            part.covariance + a * b
-            for part, a, b in zip(parts, apart, quantized_apart, strict=True)
-        ],
-        any(part.distinct for part in parts),
+        weight @ (groups.variance + np.square(apart)),
+        weight @ (groups.quantized_variance + np.square(quantized_apart)),
+        weight @ (groups.covariance + apart * quantized_apart),
+        np.zeros((5, *mean.shape)),
+        np.asarray(groups.distinct.any()),
     )
 
 
 @dataclass(frozen=True)
 class RowFit:
-    """Gains and biases of one set of rows, f64 [out] with values of f16.
+    """Gains and biases, f64 [out] or [groups, out], with values of f16.
 
     `fitted` tells which could be estimated; the others have gain 1 and bias 0.
     """
@@ -128,7 +148,7 @@ def fit_rows(moments: RowMoments, estimator: GainEstimator) -> RowFit:
     Rows with a correlation below 0.45, without variance, or of fewer than 16 distinct inputs get
     gain 1 and bias 0: what they would be given is noise.
     """
-    fitted = (moments.correlation >= LEAST_CORRELATION) & moments.distinct
+    fitted = (moments.correlation >= LEAST_CORRELATION) & moments.distinct[..., None]
     gain = gains(moments.variance, moments.quantized_variance, moments.covariance, estimator)
     return with_gain(moments, gain, fitted)
 
@@ -162,26 +182,43 @@ def gains(
     return np.minimum(np.maximum(found, GAIN_RANGE[0]), GAIN_RANGE[1])
 
 
-def gain_variance(output: Rows, quantized: Rows, estimator: GainEstimator, seed: int) -> Floats:
-    """Return the sampling variance of the gains, f64 [out], by bootstrap over the rows.
+def gain_variance(moments: RowMoments, estimator: GainEstimator) -> Floats:
+    """Return the sampling variance of the gains that `fit_rows` finds, f64 like them.
 
-    In each replicate as many of the rows y, y^ [n, out] are drawn with replacement; their moments
-    are products with the matrix of how often each was drawn. Clamped as the gains are.
+    The infinitesimal jackknife (Jaeckel 1972), what a bootstrap over the rows comes to without its
+    noise: the mean square of how a row moves the estimate, over the rows. A row with y and y^, both
+    about their means, moves it by
+
+        unbiased        (y^2 - gain y y^) / cov(y, y^)
+        variance        gain / 2 (y^2 / var(y) - y^^2 / var(y^))
+        least_squares   (y y^ - gain y^^2) / var(y^)
+
+    No more than a value within the range of gains can have, and 0 where there is no estimate.
     """
-    counts = bootstrap_counts(len(output), seed)
-    share = counts / np.float32(len(output))
-    largest = max(float(np.abs(output).max()), float(np.abs(quantized).max())) or 1.0
-    y, q = output / np.float32(largest), quantized / np.float32(largest)  # squares stay finite
-    y -= y.mean(axis=0)
-    q -= q.mean(axis=0)
-    mean_y, mean_q = share @ y, share @ q
-    drawn = gains(
-        share @ np.square(y) - np.square(mean_y),
-        share @ np.square(q) - np.square(mean_q),
-        share @ (y * q) - mean_y * mean_q,
-        estimator,
+    y, q, both = moments.variance, moments.quantized_variance, moments.covariance
+    allowed = (y > 0) & (q > 0) & (both > 0)
+    y, q, both = (np.where(allowed, part, 1.0) for part in (y, q, both))
+    # of y^2, y y^ and y^^2 in what a row moves
+    if estimator == "unbiased":
+        a, b, c = 1 / both, -y / np.square(both), None
+    elif estimator == "variance":
+        half = np.sqrt(y / q) / 2
+        a, b, c = half / y, None, -half / q
+    else:
+        a, b, c = None, 1 / q, -both / np.square(q)
+    coefficients = [np.zeros_like(y) if part is None else part for part in (a, b, c)]
+    spread = _mean_square(moments.fourth, *coefficients)
+    rows = np.maximum(moments.count - 1, 1)[..., None]
+    found = np.minimum(np.maximum(spread, 0.0) / rows, _MOST_VARIANCE)
+    return np.where(allowed, found, 0.0)
+
+
+def _mean_square(fourth: Floats, a: Floats, b: Floats, c: Floats) -> Floats:
+    """Return the mean of (a y^2 + b y y^ + c y^^2)^2."""
+    yyyy, yyyq, yyqq, yqqq, qqqq = fourth
+    return np.asarray(
+        a * (a * yyyy + 2 * b * yyyq) + (b * b + 2 * a * c) * yyqq + c * (2 * b * yqqq + c * qqqq)
     )
-    return np.asarray(drawn.var(axis=0, dtype=np.float64, ddof=1))
 
 
 def scaled(moments: RowMoments, rows: RowFit) -> RowMoments:
@@ -194,8 +231,8 @@ def scaled(moments: RowMoments, rows: RowFit) -> RowMoments:
     )
 
 
-def squared_error(moments: RowMoments) -> float:
-    """Return the mean over rows of input of ||y^ - y||^2."""
+def squared_error(moments: RowMoments) -> Floats:
+    """Return the mean over rows of input of ||y^ - y||^2, [] or [groups]."""
     spread = moments.variance + moments.quantized_variance - 2 * moments.covariance
     off = np.square(moments.quantized_mean - moments.mean)
-    return float((np.maximum(spread, 0.0) + off).sum())
+    return np.asarray((np.maximum(spread, 0.0) + off).sum(axis=-1))

@@ -8,23 +8,25 @@ from typing import Final
 
 import numpy as np
 
-from thermoq.optimization.choice import mean_error_by_purpose, mean_output_error
+from thermoq.optimization.choice import Purpose, output_error
 from thermoq.optimization.coupling import couple
-from thermoq.optimization.inputs import Floats, Inputs, Rows, has_distinct, quantized_inputs
+from thermoq.optimization.inputs import Inputs, Rows, quantized_inputs
 from thermoq.optimization.row_fit import (
-    LEAST_DISTINCT_ROWS,
+    Counts,
     RowFit,
     RowMoments,
     fit_rows,
     gain_variance,
     merged,
-    moments_of,
+    moments_by_group,
     with_gain,
 )
+from thermoq.optimization.samples import InputSample
 from thermoq.terms import GainEstimator, RowChoice
 from thermoq.time_parameters import TimeParameters
 
-_CHOSEN_OUTPUTS: Final = 512  # on which the choice is made: many more say nothing more
+_DECIDING: Final = 512  # outputs, on which large layers choose: many more say nothing more
+_LARGE: Final = 4  # times as many
 
 
 @dataclass(frozen=True)
@@ -39,110 +41,104 @@ class QuantizedOutputs:
     activation: TimeParameters
     activation_bits: int
 
-    def of(self, inputs: Sequence[Inputs], outputs: slice) -> list[tuple[Rows, Rows]]:
-        """Return y and y^ of each group's rows, for some of the layer's outputs."""
-        sizes = [len(part) for part in inputs]
-        group = np.repeat(np.arange(len(inputs)), sizes)
-        together = np.concatenate([part.given for part in inputs])
-        apart = any(part.full is not part.given for part in inputs)
-        full = np.concatenate([part.full for part in inputs]) if apart else together
-        changed = quantized_inputs(
-            together,
-            self.activation.scale[group],
-            self.activation.zero_point[group],
-            self.activation_bits,
+    def inputs(self, parts: Sequence[Inputs], sizes: Counts) -> tuple[Rows, Rows]:
+        """Return x and x~ of all rows: parts of each group, then other parts of each."""
+        together = np.concatenate([part.given for part in parts])
+        apart = any(part.full is not part.given for part in parts)
+        full = np.concatenate([part.full for part in parts]) if apart else together
+        activation = self.activation
+        scale, zero_point = (
+            np.concatenate([values, values]) for values in (activation.scale, activation.zero_point)
         )
-        y = full @ self.weights[outputs].T
-        q = changed @ self.decoded[outputs].T
-        ends = np.cumsum(sizes)[:-1]
-        return list(zip(np.split(y, ends), np.split(q, ends), strict=True))
+        return full, quantized_inputs(together, scale, zero_point, sizes, self.activation_bits)
 
 
+@dataclass(frozen=True)
 class RowOptions:
-    """Row parameters of all three forms, fitted, and what they do on held-out rows."""
+    """Row parameters of all forms, fitted, and their errors on held-out rows.
+
+    `deciding` are by what the estimator is after, `plain` those of the output; `tau_squared` is
+    None with nothing to couple.
+    """
+
+    options: dict[RowChoice, RowFit | None]
+    deciding: dict[RowChoice, float]
+    plain: dict[RowChoice, float]
+    tau_squared: float | None
+
+
+class RowFitter:
+    """Fits the row parameters of a layer, to a sample that `says_something`."""
 
     def __init__(
         self,
         layer: QuantizedOutputs,
-        fitted: Sequence[Inputs],
-        held_out: Sequence[Inputs],
+        sample: InputSample,
         estimator: GainEstimator,
         coupling: float,
-        seed: int,
     ) -> None:
-        self._layer, self._held_out = layer, held_out
-        self._estimator, self._coupling, self._seed = estimator, coupling, seed
-        self.tau_squared: float | None = None
-        self.options: dict[RowChoice, list[RowFit] | None] = {"none": None}
-        self.possible = any(len(rows) for rows in fitted) and any(len(rows) for rows in held_out)
-        if not self.possible:
-            return
-        groups, variances = self._moments(fitted)
-        together = merged([part for part in groups if part is not None])
-        if not together.distinct:
-            rows = np.concatenate([part.given for part in fitted])
-            distinct = has_distinct(rows, LEAST_DISTINCT_ROWS)
-            together = replace(together, distinct=distinct)
-        self.options["pooled"] = [fit_rows(together, self._estimator)]
-        if len(groups) > 1:
-            self.options["per_time_group"] = self._per_group(groups, variances)
+        self._layer = layer
+        self._estimator, self._coupling = estimator, coupling
+        self._num_groups = len(sample.fitted)
+        num_outputs = len(layer.weights)
+        self._step = num_outputs // _DECIDING if num_outputs >= _LARGE * _DECIDING else 1
+        parts = [*sample.fitted, *sample.held_out]
+        self._sizes = np.array([len(part) for part in parts], np.int64)
+        self._sample = sample
+        self._full, self._changed = layer.inputs(parts, self._sizes)
 
-    def errors(self) -> tuple[dict[RowChoice, float], dict[RowChoice, float]]:
-        """Return the errors on held-out rows that decide, and those of the output."""
-        outputs = slice(None, None, -(-len(self._layer.weights) // _CHOSEN_OUTPUTS))
-        where = [g for g, rows in enumerate(self._held_out) if len(rows)]
-        pairs = self._layer.of(self._held_out, outputs)
-        moments = [moments_of(*pairs[g]) for g in where]
+    def options(self) -> RowOptions:
+        """Fit all forms, on up to 2047 outputs or else on 512 and a few of them."""
+        moments = self._moments(slice(None, None, self._step), 2 * self._num_groups)
+        options, tau_squared = self._fits(moments.of(slice(0, self._num_groups)))
+        held_out = moments.of(slice(self._num_groups, None))
+        some = held_out.count > 0
+        if not some.all():
+            held_out = held_out.of(some)
+        purpose = Purpose(held_out, self._estimator)
         deciding: dict[RowChoice, float] = {}
         plain: dict[RowChoice, float] = {}
-        for choice, fits in self.options.items():
-            part = None if fits is None else [_part(fit, outputs) for fit in fits]
-            if part is not None and len(part) > 1:
-                part = [part[g] for g in where]
-            deciding[choice] = mean_error_by_purpose(moments, part, self._estimator)
-            plain[choice] = mean_output_error(moments, part)
-        return deciding, plain
+        for choice, fit in options.items():
+            part = fit
+            if fit is not None and fit.gain.ndim > 1 and not some.all():
+                part = RowFit(fit.gain[some], fit.bias[some], fit.fitted[some])
+            deciding[choice] = float(purpose.error(part).mean())
+            plain[choice] = float(output_error(held_out, part).mean())
+        return RowOptions(options, deciding, plain, tau_squared)
 
-    def _moments(
-        self, fitted: Sequence[Inputs]
-    ) -> tuple[list[RowMoments | None], list[Floats | None]]:
-        groups: list[RowMoments | None] = []
-        variances: list[Floats | None] = []
-        couples = len(fitted) > 1
-        for rows, (y, q) in zip(fitted, self._layer.of(fitted, slice(None)), strict=True):
-            if not len(rows):
-                groups.append(None)
-                variances.append(None)
-                continue
-            distinct = has_distinct(rows.given, LEAST_DISTINCT_ROWS)
-            groups.append(moments_of(y, q, distinct=distinct))
-            variances.append(
-                gain_variance(y, q, self._estimator, self._seed) if couples and distinct else None
-            )
-        return groups, variances
+    def fit(self, choice: RowChoice, found: RowOptions) -> tuple[RowFit | None, float | None]:
+        """Return the chosen form of all outputs, and tau^2; `found` are the `options`."""
+        if self._step == 1 or choice == "none":
+            return found.options[choice], found.tau_squared
+        options, tau_squared = self._fits(self._moments(slice(None), self._num_groups))
+        return options[choice], tau_squared
 
-    def _per_group(
-        self, groups: Sequence[RowMoments | None], variances: Sequence[Floats | None]
-    ) -> list[RowFit]:
-        num_outputs = len(self._layer.weights)
-        unknown = RowFit(
-            np.ones(num_outputs), np.zeros(num_outputs), np.zeros(num_outputs, np.bool_)
-        )
-        fits = [unknown if m is None else fit_rows(m, self._estimator) for m in groups]
-        nothing = np.full(num_outputs, np.inf)
+    def _moments(self, outputs: slice, num_parts: int) -> RowMoments:
+        """Return the moments of some outputs, over the rows of the first parts."""
+        sizes = self._sizes[:num_parts]
+        rows = slice(0, int(sizes.sum()))
+        y = self._full[rows] @ self._layer.weights[outputs].T
+        q = self._changed[rows] @ self._layer.decoded[outputs].T
+        distinct = np.resize(self._sample.distinct, num_parts)
+        return moments_by_group(y, q, sizes, distinct)
+
+    def _fits(self, moments: RowMoments) -> tuple[dict[RowChoice, RowFit | None], float | None]:
+        together = replace(merged(moments), distinct=np.asarray(self._sample.distinct_together))
+        options: dict[RowChoice, RowFit | None] = {
+            "none": None,
+            "pooled": fit_rows(together, self._estimator),
+        }
+        if self._num_groups == 1:
+            return options, None
+        fit = fit_rows(moments, self._estimator)
+        variance = gain_variance(moments, self._estimator)
+        variance[~moments.distinct] = np.inf
         coupled = couple(
-            np.stack([fit.gain for fit in fits], axis=1),
-            np.stack([nothing if v is None else v for v in variances], axis=1),
+            np.ascontiguousarray(fit.gain.T),
+            np.ascontiguousarray(variance.T),
             self._coupling,
-            np.ones(len(fits) - 1, np.bool_),
-            np.stack([fit.fitted for fit in fits], axis=1),
+            np.ones(self._num_groups - 1, np.bool_),
+            np.ascontiguousarray(fit.fitted.T),
         )
-        self.tau_squared = coupled.tau_squared
-        return [
-            fit if m is None else with_gain(m, gain, fit.fitted)
-            for fit, m, gain in zip(fits, groups, coupled.values.T, strict=True)
-        ]
-
-
-def _part(fit: RowFit, outputs: slice) -> RowFit:
-    return RowFit(fit.gain[outputs], fit.bias[outputs], fit.fitted[outputs])
+        options["per_time_group"] = with_gain(moments, coupled.values.T, fit.fitted)
+        return options, coupled.tau_squared
