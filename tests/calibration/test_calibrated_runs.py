@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from thermoq.report.html import render_html
 from thermoq.report.json import read_json, to_json
 from thermoq.report.log import render_log
 from thermoq.report.model import Report
+from thermoq.report.wording import counted
 from thermoq.schedule import schedule_for
+from thermoq.stored_report import stored_report
 
 COMPONENT = "transformer"
 
@@ -97,7 +101,8 @@ def test_the_score_follows_from_the_parameters(
 
 def test_the_checkpoint_carries_them(model: Path, calibration: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    report = run(model, output, calibration, activation_bits=4)
+    given = {"activation_bits": 4, "sensitive_activation_bits": 8}
+    report = run(model, output, calibration, **given)
     tensors = models.read_tensors(output / COMPONENT)
     manifest = json.loads((output / COMPONENT / "thermoq.json").read_text())
     assert manifest["activation_bits"] == 4
@@ -113,7 +118,10 @@ def test_the_checkpoint_carries_them(model: Path, calibration: Path, tmp_path: P
         assert (dtype, zero_dtype, shape, zero_shape) == ("F16", "U8", (4,), (4,))
         assert np.frombuffer(scale, "<f2").tolist() == row.time_parameters.scale
         assert list(zero) == row.time_parameters.zero_point
-        assert max(zero) < 16
+        bits = 4 if row.layer_class == "body" else 8
+        assert row.time_parameters.activation_bits == bits
+        assert entry.get("activation_bits", 4) == bits
+        assert max(zero) < 2**bits
         assert entry["activation_sha256"] == hashlib.sha256(scale + zero).hexdigest()
         carried += len(scale + zero)
     shared = [row for row in report.layers if row.same_as]
@@ -126,6 +134,90 @@ def test_the_checkpoint_carries_them(model: Path, calibration: Path, tmp_path: P
     assert thermoq.verify(output).nbytes == sizes.quantized_bytes + sizes.copied_bytes
     found = {tensor.name: tensor.stored_bytes for tensor in thermoq.inspect(output).tensors}
     assert all(found[row.name] == row.stored_bytes for row in report.layers)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"body": 8, "modulation": 8, "sensitive": 8}),
+        ({"activation_bits": 4}, {"body": 4, "modulation": 8, "sensitive": None}),
+        (
+            {"activation_bits": 4, "sensitive_activation_bits": "8"},
+            {"body": 4, "modulation": 8, "sensitive": 8},
+        ),
+        ({"sensitive_activation_bits": 4}, {"body": 8, "modulation": 8, "sensitive": 4}),
+        (
+            {"activation_bits": 4, "layers": [{"match": "*norm1.linear*", "activation_bits": 4}]},
+            {"body": 4, "modulation": 8, "sensitive": None, "*norm1.linear*": 4},
+        ),
+        (
+            {"layers": [{"match": "*attn*", "activation_bits": "none"}]},
+            {"body": 8, "modulation": 8, "sensitive": 8, "*attn*": None},
+        ),
+    ],
+)
+def test_layers_have_the_bits_of_their_class_or_rule(
+    model: Path,
+    calibration: Path,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    expected: dict[str, int | None],
+) -> None:
+    output = tmp_path / "out"
+    report = run(model, output, calibration, **settings)
+    manifest = json.loads((output / COMPONENT / "thermoq.json").read_text())
+    usual = manifest["activation_bits"]
+    assert usual == report.activation_bits == settings.get("activation_bits", 8)
+    written = read_calibration(calibration)
+    (trajectory,) = thermoq.inspect(output).trajectories
+    inspected = {tensor.name: tensor.activation_bits for tensor in thermoq.inspect(output).tensors}
+    planned = {t.name: t.activation_bits for t in thermoq.inspect(model, **settings).tensors}
+    assert planned == inspected
+    *_, pattern = expected
+    counts: Counter[int] = Counter()
+    for row in report.layers:
+        bits = expected.get(row.layer_class)
+        if fnmatch(row.name, pattern):
+            bits = expected[pattern]
+        assert inspected[row.name] == bits
+        entry = manifest["tensors"][row.name]
+        assert entry.get("activation_bits") == (None if bits == usual else bits)
+        assert ("activation_sha256" in entry) == (bits is not None)
+        if bits is None:
+            assert row.time_parameters is None
+            continue
+        counts[bits] += 1
+        assert row.time_parameters is not None
+        assert row.time_parameters.activation_bits == bits
+        low, high = expected_range(written, f"{row.component}/{row.name}", slice(0, 5))
+        scale = row.time_parameters.scale[0]
+        assert scale == pytest.approx((high - low) / (2**bits - 1), rel=2**-10)
+    assert trajectory.num_activations == counts.total()
+    assert trajectory.other_activations == {b: n for b, n in counts.items() if b != usual}
+    assert report.calibration is not None
+    assert report.calibration.not_measured == []
+    thermoq.verify(output)
+    again = stored_report(output)
+    assert [row.time_parameters for row in again.layers] == [
+        row.time_parameters for row in report.layers
+    ]
+    left = sum(row.in_headline and row.time_parameters is None for row in report.layers)
+    others = [f"{b} in {counted(n, 'layer')}" for b, n in sorted(counts.items()) if b != usual]
+    others += [f"none in {counted(left, 'layer')}"] if left else []
+    line = f"activation bits: {', '.join([str(usual), *others])}"
+    assert f"{line}\n" in render_log(report)
+    shown = f" ({', '.join(others)})" if others else ""
+    assert f"<span>{usual}-bit activations{shown}</span>" in render_html(report)
+
+
+def test_a_rule_for_inputs_of_tables_warns(model: Path) -> None:
+    rule = {"match": "*embedding_table*", "activation_bits": 4}
+    (note,) = thermoq.inspect(model, layers=[rule]).notes
+    assert note == (
+        "layers: pattern '*embedding_table*' sets activation_bits 4, but what it matches has no "
+        "inputs to quantize, such as "
+        "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight (embedding table)"
+    )
 
 
 def test_without_a_calibration_it_carries_none(model: Path, tmp_path: Path) -> None:
@@ -151,7 +243,7 @@ def test_verify_reads_them(
     model: Path, calibration: Path, tmp_path: Path, name: str, value: bytes, message: str
 ) -> None:
     output = tmp_path / "out"
-    run(model, output, calibration, activation_bits=4)
+    run(model, output, calibration, layers=[{"match": "proj_out_1*", "activation_bits": 4}])
     path = output / COMPONENT / "diffusion_pytorch_model.safetensors"
     tensor = f"proj_out_1.weight.activation_{name}"
 

@@ -212,18 +212,6 @@ def test_text_is_masked_at_all_ratios(model: LanguageModel) -> None:
     assert not torch.equal(states[3][0] == MASK, states[3][1] == MASK)
 
 
-def test_windows_of_text() -> None:
-    model: Any = Table(np.zeros((1, 2)))
-    windows = masked.text_windows(model, ["abc\n", "de", "f", "ghij"], 2, 6)
-    assert windows == [[1, 2, 3, 27, 4, 5], [6, 27, 7, 8, 9, 10]]
-    (last,) = masked.text_windows(model, ["abc", "de"], 1, 7)
-    assert last == [1, 2, 3, 27, 4, 5, 27]
-    # From the last line on to the first.
-    assert masked.text_windows(model, ["abc", "de"], 2, 5)[1] == [4, 5, 27, 1, 2]
-    with pytest.raises(InputError, match=r"at least 8 tokens \(--length\), got 7"):
-        masked.text_windows(model, ["abc", "de"], 1, 8)
-
-
 # Whole runs.
 
 

@@ -67,10 +67,15 @@ def test_what_the_baseline_foretells_is_what_phase_2_gets(
     kind: Interpolation, model: Path, calibration: Path, tmp_path: Path
 ) -> None:
     first = run(model, tmp_path / "first", calibration).thermodynamics
-    second = run(model, tmp_path / "second", calibration, phase="smooth", interpolation=kind)
+    settings = {"phase": "smooth", "interpolation": kind}
+    second = run(model, tmp_path / "second", calibration, **settings)
+    widest = run(model, tmp_path / "widest", calibration, window=1e6, **settings)
     assert first is not None
+    assert first.default_window_scores is not None
     assert first.widest_window_scores is not None
-    assert second.smoothness_score == first.widest_window_scores[kind]
+    assert second.smoothness_score == first.default_window_scores[kind]
+    assert widest.smoothness_score == first.widest_window_scores[kind]
+    assert second.smoothness_score < widest.smoothness_score
 
 
 def test_more_sampling_steps_cross_less_in_each(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import run, succeed
 
@@ -41,6 +42,45 @@ def test_json_is_the_evaluation() -> None:
     found = Evaluation.model_validate_json(finished.stdout)
     assert found.num_samples == 8
     assert succeed("evaluate", *SMALL, "--quiet").stdout == ""
+
+
+def test_fewer_samples_than_asked_for_are_told() -> None:
+    np.save("nine.npy", np.random.default_rng(0).uniform(-1, 1, (9, 1, 8, 8)).astype(np.float32))
+    finished = succeed("evaluate", *BOTH, "--steps", 4, "--samples", 32, "--data", "nine.npy")
+    assert finished.stderr == (
+        "warning: nine.npy: 9 different images, all of them used, not the 32 of --samples\n"
+    )
+    assert finished.stdout.startswith("9 samples from images of nine.npy, in 4 steps")
+    np.save("two.npy", np.zeros((2, 1, 8, 8), np.float32))
+    refused = run("evaluate", *BOTH, "--samples", 32, "--data", "two.npy")
+    assert refused.exit_code == 2
+    assert refused.problem().startswith("error: two.npy: --data: expected at least 8 different")
+
+
+def test_figures_are_whole_at_any_width(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from thermoq.cli import evaluate
+    from thermoq.report.evaluation_wording import EvaluationTable
+
+    cells = ("t = 999", "1,024", "0.0215 (0.0206 to 0.0225)", "0.002150 (0.001206 to 0.003225)")
+    table = EvaluationTable(
+        "", ("", "from", "passes", "output error", "transition KL"), (("time group 0", *cells),)
+    )
+    forms = set()
+    for width in range(20, 120):
+        shown = Console(width=width, highlight=False), Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        monkeypatch.setattr(evaluate, "console_and_table", lambda shown=shown: shown)
+        evaluate._print_table(table)
+        printed = capsys.readouterr().out
+        assert {word for cell in cells for word in cell.split()} <= set(printed.split())
+        is_table = "output error:" not in printed
+        assert not is_table or max(map(len, printed.splitlines())) <= width
+        forms.add(is_table)
+    assert forms == {False, True}
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,8 @@ def test_more_samples_narrow_the_intervals_and_seeds_draw_others(there: Path) ->
     assert again.inputs_key == few.inputs_key
     assert other.denoiser != few.denoiser
     assert len({one.inputs_key for one in (few, many, other)}) == 3
+    assert few.inputs is not None
+    assert few.inputs == many.inputs == other.inputs  # nothing else that decides differs
 
 
 def test_calibrations_draw_nothing_of_it(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def quantized_two(full: Two) -> Two:
         found.first.weight.mul_(0.7)
         found.first.bias.mul_(0.7).add_(shift)
     table = ParameterTable(
-        piecewise(uniform_time_groups(TOTAL, GROUPS)), 8, [LayerParameters(COARSE, None)]
+        piecewise(uniform_time_groups(TOTAL, GROUPS)), [LayerParameters(COARSE, None)]
     )
     time = CurrentTime(table, lambda args, kwargs: None)
     make_timed(found.second, TimedSettings(SECOND, 0, time, found.second, None))

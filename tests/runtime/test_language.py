@@ -98,6 +98,39 @@ def test_arguments_of_causal_models_are_refused(trained: Path, key: str) -> None
         thermoq.load(trained)(torch.zeros(1, 3, dtype=torch.int64), **{key: torch.ones(1, 3)})
 
 
+def test_without_input_ids_nothing_tells_the_timestep(trained: Path) -> None:
+    model = thermoq.load(trained)
+    ids = torch.tensor([[5, 6, model.config.mask_token_id]])
+    embedded = model.get_input_embeddings()(ids)
+    problem = "expected input_ids, whose mask tokens tell the timestep, got inputs_embeds; `with"
+    with pytest.raises(UsageError, match=problem):
+        model(inputs_embeds=embedded)
+    with pytest.raises(UsageError, match=r"expected input_ids, whose .*, got none; `with"):
+        model()
+    with thermoq.timestep(model, 333):
+        assert torch.equal(model(inputs_embeds=embedded).logits, model(ids).logits)
+        with pytest.raises(UsageError, match="Qwen2ForCausalLM: expected input_ids, got none"):
+            model()
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (0, 4), (3,), (1, 2, 3)])
+def test_ids_that_are_no_sequences(trained: Path, tmp_path: Path, shape: tuple[int, ...]) -> None:
+    source = language_checkpoints.write(tmp_path / "model", "llada")
+    thermoq.quantize(source, tmp_path / "untimed", bit_width=8, threads=1)
+    problem = r"expected input_ids \[sequences, tokens\] with a token or more, got \["
+    for folder in (trained, tmp_path / "untimed"):
+        with pytest.raises(UsageError, match=problem):
+            thermoq.load(folder)(torch.zeros(shape, dtype=torch.int64))
+
+
+def test_a_loaded_model_is_no_checkpoint(trained: Path, tmp_path: Path) -> None:
+    for packed in (False, True):
+        model = thermoq.load(trained, packed=packed)
+        with pytest.raises(UsageError, match="the quantized directory is the checkpoint"):
+            model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 def test_each_sequence_has_the_timestep_of_its_mask_ratio(trained: Path) -> None:
     model = thermoq.load(trained)
     mask = model.config.mask_token_id
@@ -131,6 +164,16 @@ def test_half_precision_is_near(trained: Path, dtype: str) -> None:
     exact, half = thermoq.load(trained)(ids).logits, thermoq.load(trained, dtype=dtype)(ids).logits
     assert str(half.dtype) == f"torch.{dtype}"
     assert (half.float() - exact).norm() / exact.norm() < 0.1
+
+
+def test_a_mask_of_attention_alone_tells_no_timestep(trained: Path) -> None:
+    """Not even in a dtype that NumPy does not have."""
+    model = thermoq.load(trained, dtype="bfloat16")
+    mask = model.config.mask_token_id
+    ids = torch.tensor([[mask, 5, mask, mask]])
+    everything = torch.zeros(1, 1, 4, 4, dtype=torch.bfloat16)
+    expected = model(ids).logits
+    assert torch.equal(model(ids, attention_mask=everything).logits, expected)
 
 
 def test_a_table_of_two_names_is_refused(tmp_path: Path) -> None:

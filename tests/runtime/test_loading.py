@@ -153,6 +153,20 @@ def test_a_mixed_batch_is_its_samples(digits: Path) -> None:
     assert relative_error(together[:1], same[:1]) > 0.01
 
 
+@pytest.mark.parametrize(("said", "samples"), [([1, 2, 3], 4), ([1, 2, 3, 4, 5], 4), ([1, 2], 1)])
+def test_as_many_timesteps_as_samples(digits: Path, said: list[float], samples: int) -> None:
+    model = thermoq.load(digits)
+    x, labels = torch.randn(samples, 1, 8, 8), torch.arange(samples)
+    given = {"timestep": torch.tensor([500] * samples), "class_labels": labels}
+    problem = (
+        f"timestep: expected one timestep, or one for each of {samples} samples, got {len(said)}"
+    )
+    for args, kwargs in (((x,), given), ((), {**given, "hidden_states": x})):
+        with pytest.raises(UsageError) as caught, thermoq.timestep(model, said):
+            model(*args, **kwargs)
+        assert str(caught.value) == problem
+
+
 def test_gradients_reach_the_input(digits: Path) -> None:
     model = thermoq.load(digits)
     x = torch.randn(1, 1, 8, 8, requires_grad=True)
@@ -173,6 +187,22 @@ def test_a_copy_of_a_model_is_one(digits: Path) -> None:
         differs = other(x, **arguments).sample
     assert torch.equal(found, model(x, **arguments).sample)
     assert not torch.equal(found, differs)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_loaded_model_is_no_checkpoint(digits: Path, tmp_path: Path, packed: bool) -> None:
+    import copy
+
+    model = thermoq.load(digits, packed=packed)
+    for one in (model, copy.deepcopy(model)):
+        with pytest.raises(UsageError) as caught:
+            one.save_pretrained(tmp_path / "saved", safe_serialization=True)
+        assert str(caught.value) == (
+            "save_pretrained: expected a full-precision model, got a quantized one that "
+            "thermoq.load returned; the quantized directory is the checkpoint, `thermoq export` "
+            "writes dense weights"
+        )
+    assert not (tmp_path / "saved").exists()
 
 
 # The output correction.
@@ -256,6 +286,17 @@ def test_a_dit_pipeline_samples(tmp_path: Path, packed: bool) -> None:
     assert seen.timesteps == [800, 600, 400, 200, 0]
     assert found.shape == expected.shape
     assert 0 < np.abs(found - expected).mean() < 0.05
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_pipeline_with_a_loaded_model_is_not_saved(tmp_path: Path, packed: bool) -> None:
+    model = dit_pipeline(tmp_path / "model")
+    out = quantize(model, tmp_path / "out")
+    pipe = diffusers.DiTPipeline.from_pretrained(model)
+    pipe.transformer = thermoq.load(out, packed=packed)
+    with pytest.raises(UsageError, match="the quantized directory is the checkpoint"):
+        pipe.save_pretrained(tmp_path / "saved")
+    assert not list((tmp_path / "saved").glob("transformer/*"))
 
 
 def test_a_unet_pipeline_samples(tmp_path: Path) -> None:

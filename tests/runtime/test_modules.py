@@ -90,7 +90,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     done: dict[Any, Path] = {}
 
     def make(phase: str, **settings: Any) -> Path:
-        key = (phase, *sorted(settings.items()))
+        key = (phase, str(sorted(settings.items())))
         if key not in done:
             out = root / str(len(done))
             quiet = {"method": "lsq", "num_time_groups": GROUPS, "threads": 1, **settings}
@@ -168,7 +168,8 @@ class Plain:
         zero_point = self.halves(f"{name}.activation_zero_point")
         assert scale is not None
         assert zero_point is not None
-        top = F32(2 ** self.manifest["activation_bits"] - 1)
+        entry = self.manifest["tensors"][name]
+        top = F32(2 ** entry.get("activation_bits", self.manifest["activation_bits"]) - 1)
         s, z = self.between(scale, t), self.between(zero_point, t)
         if self.blend(t)[1]:
             low = self.between(-zero_point * scale, t)
@@ -262,7 +263,7 @@ SETTINGS = [
     {"bit_width": 3, "encoding": "trellis", "effort": 1, "rotation": "none"},
     {"bit_width": 2, "encoding": "coded", "rotation": "hadamard"},
     {"bit_width": 4, "encoding": "affine", "rotation": "hadamard", "activation_bits": 4},
-    {"bit_width": 8, "activation_bits": 4},
+    {"bit_width": 8, "activation_bits": 4, "layers": [{"match": "*o*1*", "activation_bits": 8}]},
     {"bit_width": 8},
 ]
 

@@ -35,7 +35,7 @@ def measured_parameters(
         np.array([high[group].max() for group in groups]),
         activation_bits,
     )
-    return TimeParameters(scale, zero_point, "calibration", low, high)
+    return TimeParameters(scale, zero_point, "calibration", low, high, activation_bits)
 
 
 def affine_parameters(low: Floats, high: Floats, bits: int) -> tuple[Floats, Floats]:

@@ -13,6 +13,7 @@ from thermoq.calibration.pipeline_sampler import PipelineSampler
 from thermoq.calibration.plain_sampler import PlainSampler, is_plain
 from thermoq.calibration.sampling import DiffusionSampler, DiffusionSampling
 from thermoq.errors import UsageError
+from thermoq.report.wording import counted
 from thermoq.schedule import NoiseSchedule
 
 
@@ -22,9 +23,24 @@ def diffusion_sampler(
     """Choose how to sample `model`.
 
     Raises InputError for a model that nothing here can sample, UsageError for settings that do not
-    go with it.
+    go with it. Images that are taken more than once are worth a note.
     """
     images = Images(sampling.data) if sampling.data is not None else None
+    if images is not None and sampling.different_data:
+        images = images.different(sampling.samples_of_data)
+    sampler = _sampler(model, schedule, sampling, images)
+    if images is not None and sampling.samples_of_data > len(images):
+        times = f"{sampling.samples_of_data} samples are of {counted(len(images), 'image')}"
+        sampler.notes += (f"--data: {times}, taken again with other noise",)
+    return sampler
+
+
+def _sampler(
+    model: DiffusersModel,
+    schedule: NoiseSchedule,
+    sampling: DiffusionSampling,
+    images: Images | None,
+) -> DiffusionSampler:
     first = next(iter(model.denoisers.values()))
     if model.pipeline is None and is_plain(first):
         if sampling.prompts:

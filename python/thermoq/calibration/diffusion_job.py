@@ -84,6 +84,7 @@ def _sampling(schedule: NoiseSchedule, settings: CalibrationSettings) -> Diffusi
         data=settings.data,
         mix=settings.share_of_data,
         size=settings.size,
+        different_data=settings.different_data,
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from torch.nn import functional
 
@@ -44,6 +46,23 @@ class Images:
         """Return how many images there are."""
         return len(self._files) if self._array is None else len(self._array)
 
+    def different(self, most: int) -> Images:
+        """Return the first `most` of them, leaving out what has the same bytes as an earlier one.
+
+        Raises InputError for a file that cannot be read.
+        """
+        chosen: dict[bytes, int] = {}
+        for number in range(len(self)):
+            if len(chosen) == most:
+                break
+            chosen.setdefault(self._digest(number), number)
+        found, numbers = copy.copy(self), list(chosen.values())
+        if self._array is None:
+            found._files = [self._files[number] for number in numbers]
+        else:
+            found._array = self._array[numbers]
+        return found
+
     def get(self, number: int, channels: int, height: int, width: int) -> torch.Tensor:
         """Return an image as [channels, height, width] from -1 to 1; it is scaled to that size."""
         if self._array is not None:
@@ -61,6 +80,16 @@ class Images:
                 image[None], size=(height, width), mode="bilinear", antialias=True
             )[0]
         return image
+
+    def _digest(self, number: int) -> bytes:
+        if self._array is not None:
+            return xxhash.xxh3_128_digest(self._array[number].tobytes())
+        path = self._files[number]
+        try:
+            return xxhash.xxh3_128_digest(path.read_bytes())
+        except OSError as error:
+            problem = f"--data: not an image that can be read: {error.strerror or error}"
+            raise bad_file(path, problem) from None
 
 
 def _read_picture(path: Path) -> NDArray[Any]:

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from thermoq.calibration.job import At
 from thermoq.calibration.language_models import LanguageModel
-from thermoq.errors import InputError, UsageError
+from thermoq.calibration.windows import text_windows
+from thermoq.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -207,30 +208,6 @@ def mask_text(
         with at(timesteps_of(counts, total, sampling.num_timesteps)):
             model.logits(state)
         yield state
-
-
-def text_windows(
-    model: LanguageModel, lines: Sequence[str], count: int, length: int, name: str = "text"
-) -> list[list[int]]:
-    """Return `count` windows of `length` tokens, from lines spread evenly over the text.
-
-    A window goes on with the following lines, and after the last with the first. Raises InputError
-    if all the lines together are shorter than a window.
-    """
-    windows = []
-    for number in range(count):
-        first = number * len(lines) // count
-        tokens: list[int] = []
-        for line in itertools.chain(lines[first:], lines[:first]):
-            tokens += model.encode(line.rstrip("\n") + "\n")
-            if len(tokens) >= length:
-                break
-        else:
-            raise InputError(
-                f"{name}: expected at least {length} tokens (--length), got {len(tokens)}"
-            )
-        windows.append(tokens[:length])
-    return windows
 
 
 def masked_start(

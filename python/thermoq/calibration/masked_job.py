@@ -11,6 +11,7 @@ from thermoq.calibration.job import At, Job, Step, Watched, layers_to_watch, pre
 from thermoq.calibration.language_configs import read_config
 from thermoq.calibration.language_models import load_language_model
 from thermoq.calibration.settings import DEFAULT_LENGTH, CalibrationSettings
+from thermoq.calibration.windows import repeat_note
 from thermoq.checkpoint import Checkpoint
 from thermoq.checkpoint.untrusted import shown_path
 from thermoq.errors import UsageError
@@ -33,6 +34,8 @@ def masked_job(
         model = load_language_model(checkpoint.directory, dtype=precision)
     text_name = f"{shown_path(settings.data)}: --data" if settings.data is not None else ""
     planned = masked.batches(sampling, with_text=bool(text))
+    num_texts = sum(len(batch.samples) for batch in planned if batch.is_text)
+    note = repeat_note(model, text, num_texts, sampling.length, text_name) if num_texts else None
 
     def run(
         at: At, told: Callable[[Step], None], finished: Callable[[int], None], done: int
@@ -54,7 +57,7 @@ def masked_job(
         steps=sampling.steps,
         sampler="unmasking by confidence",
         guidance=None,
-        data_share=sum(len(b.samples) for b in planned if b.is_text) / settings.samples,
+        data_share=num_texts / settings.samples,
         precision=precision,
         run=run,
         details={
@@ -64,6 +67,7 @@ def masked_job(
             "position_temperature": sampling.position_temperature,
             "num_prompts": len(prompts),
         },
+        notes=() if note is None else (note,),
     )
 
 

@@ -21,7 +21,8 @@ from thermoq.checkpoint.untrusted import bad_file
 class DiffusionSampling:
     """What to run: `samples` trajectories of `steps` steps, a share `mix` of them over images.
 
-    `guidance` None: as the pipeline has it by default. `size` is in pixels, for pipelines.
+    `guidance` None: as the pipeline has it by default. `size` is in pixels, for pipelines. With
+    `different_data` an image that is there twice counts once.
     """
 
     samples: int
@@ -32,6 +33,12 @@ class DiffusionSampling:
     data: Path | None = None
     mix: float = 0.5
     size: int | None = None
+    different_data: bool = False
+
+    @property
+    def samples_of_data(self) -> int:
+        """How many of the samples are images."""
+        return round(self.samples * self.mix) if self.data is not None else 0
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class DiffusionSampler(Protocol):
 
 def batches(sampling: DiffusionSampling, batch_size: int) -> tuple[Batch, ...]:
     """Return all batches in the order that they run in: from noise, then over images."""
-    of_data = round(sampling.samples * sampling.mix) if sampling.data is not None else 0
+    of_data = sampling.samples_of_data
     parts = (range(sampling.samples - of_data), range(sampling.samples - of_data, sampling.samples))
     return tuple(
         Batch(part[start : start + batch_size], is_data)

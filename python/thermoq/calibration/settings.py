@@ -19,7 +19,8 @@ class CalibrationSettings:
     `steps` None: 50, but no more than a sequence has tokens or the schedule has timesteps.
     `guidance` None: the pipeline's own default. `prompts` is a text file with a prompt a line;
     `data` a folder of images or an .npy, or a text file; `mix` its share of the samples, by default
-    half. `length` (tokens) is for language models, `size` (pixels) for pipelines.
+    half. `length` (tokens) is for language models, `size` (pixels) for pipelines. With
+    `different_data` an image that is there twice counts once.
     """
 
     samples: int = 64
@@ -33,6 +34,7 @@ class CalibrationSettings:
     mix: float | None = None
     length: int | None = None
     size: int | None = None
+    different_data: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thermoq.calibration.job import Job
 from thermoq.evaluation.intervals import draws
-from thermoq.evaluation.pairs import PairedPass, run_beside, without_variance
+from thermoq.evaluation.pairs import PairedPass, Seen, run_beside, without_variance
 from thermoq.evaluation.sums import PassFigures, SumsOverTrajectory
 from thermoq.evaluation.transition_kl import transition_weights
 from thermoq.progress import StepProgress
@@ -30,10 +30,11 @@ def evaluate_denoiser(
     num_samples: int,
     seed: int,
     progress: StepProgress,
+    also_seen: Seen | None = None,
 ) -> DenoiserEvaluation:
     """Run `job`, whose modules are the full-precision ones, with the `quantized` ones beside.
 
-    Raises InputError for a model that cannot be sampled.
+    `also_seen` is told of every pass. Raises InputError for a model that cannot be sampled.
     """
     weights = transition_weights(schedule, scheduler_config)
     quarters = uniform_time_groups(
@@ -50,6 +51,8 @@ def evaluate_denoiser(
         figures = compared(full, other, _weights_at(weights, one.timesteps))
         for each in sums:
             each.add(one.samples, one.timesteps, figures)
+        if also_seen is not None:
+            also_seen(one)
 
     run_beside(job, quantized, seen, "evaluating", progress)
     drawn = draws(num_samples, seed)

@@ -52,6 +52,20 @@ def ratio_replicates(numerators: Floats, denominators: Floats, drawn: NDArray[np
     return result
 
 
+def median(values: ArrayLike, seed: int) -> Figure:
+    """Return the median of `values` [n] with its interval, by bootstrap over them."""
+    given = np.asarray(values, np.float64)
+    return figure(float(np.median(given)), median_replicates(given, seed))
+
+
+def median_replicates(values: Floats, seed: int) -> Floats:
+    """Return the median of every replicate [replicates] of `values` [n]."""
+    random = np.random.default_rng([seed, len(values)])
+    chosen = random.integers(0, len(values), (NUM_REPLICATES, len(values)))
+    found: Floats = np.median(values[chosen], axis=1)
+    return found
+
+
 def figure(value: float, replicates: Floats, *, centred: bool = False) -> Figure:
     """Return `value` with the percentiles of its replicates.
 

@@ -10,12 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
 from thermoq.calibration import masked
 from thermoq.calibration.language_models import LanguageModel
+from thermoq.calibration.windows import different_windows
 from thermoq.checkpoint.untrusted import bad_file, shown_path
+from thermoq.evaluation.held_out import check_enough
 from thermoq.evaluation.intervals import draws, ratio, rounded
 from thermoq.evaluation.pairs import as_told
 from thermoq.evaluation.settings import MASK_RATIOS
@@ -36,16 +39,24 @@ class HeldOutText:
     tokens: Tensor
     source: Literal["own", "given"]
 
+    @property
+    def checksum(self) -> str:
+        """Of the tokens."""
+        return xxhash.xxh3_128_hexdigest(self.tokens.numpy().tobytes())
+
 
 def given_text(
     model: LanguageModel, path: Path, lines: Sequence[str], sampling: masked.MaskedSampling
 ) -> HeldOutText:
-    """Return windows spread evenly over the lines of the user's text in `path`.
+    """Return different windows of the user's text in `path`, which do not overlap.
 
-    Raises InputError if there is less than a window, or no tokenizer.
+    They are fewer than `sampling.samples` where the text has no more. Raises UsageError if they are
+    too few for an interval, InputError if there is less than one, or no tokenizer.
     """
     name = f"{shown_path(path)}: --data"
-    windows = masked.text_windows(model, lines, sampling.samples, sampling.length, name)
+    windows = different_windows(model, lines, sampling.samples, sampling.length, name)
+    hint = "; a smaller --length gives more"
+    check_enough(len(windows), f"windows of {sampling.length} tokens", path, hint)
     return HeldOutText(torch.tensor(windows), "given")
 
 

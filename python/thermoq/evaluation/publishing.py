@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thermoq.advice import COMPARE, MEASURE
 from thermoq.checkpoint.manifest import manifest_path, manifest_text, read_content
 from thermoq.checkpoint.quantized import open_quantized
 from thermoq.checkpoint.untrusted import bad_file
+from thermoq.next_commands import inspect_command, is_evaluation
 from thermoq.pipeline import ReportPaths
 from thermoq.report.atomic import check_writable, stage_text
 from thermoq.report.evaluation_model import Evaluation
@@ -44,16 +47,26 @@ class Destinations:
         with published_together() as staging:
             for part in parts:
                 content = read_content(part.component.directory)
-                content["report"] = {**content["report"], "evaluation": found}
+                content["report"] = _evaluated(content["report"], found)
                 text = manifest_text(content)
                 stage_text(staging, manifest_path(part.component.directory), text)
             if self.report is not None or self.html_report is not None:
-                whole = self._whole().model_copy(update={"evaluation": evaluation})
-                self._paths.stage(whole, staging)
+                self._paths.stage(self._renewed(evaluation), staging)
 
     @property
     def _paths(self) -> ReportPaths:
         return ReportPaths(self.report, self.html_report)
+
+    def _renewed(self, evaluation: Evaluation) -> Report:
+        """Return the report with the evaluation, and without the advice to make one."""
+        whole = self._whole()
+        assessment = whole.assessment
+        if assessment is not None:
+            update: dict[str, Any] = {"actions": _actions_after(assessment.actions)}
+            if is_evaluation(assessment.next_command):
+                update["next_command"] = inspect_command(str(self.quantized))
+            assessment = assessment.model_copy(update=update)
+        return whole.model_copy(update={"evaluation": evaluation, "assessment": assessment})
 
     def _whole(self) -> Report:
         """Return the report that the evaluation belongs to, with as much as is known of the run."""
@@ -73,6 +86,19 @@ class Destinations:
                 f"expected the report of {self.quantized}, or no file, got that of another run",
             )
         return earlier
+
+
+def _evaluated(report: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest's report with the evaluation; the advice there has no commands."""
+    assessment = report.get("assessment")
+    if isinstance(assessment, dict) and isinstance(assessment.get("actions"), list):
+        changed = {**assessment, "actions": _actions_after(assessment["actions"])}
+        report = {**report, "assessment": changed}
+    return {**report, "evaluation": evaluation}
+
+
+def _actions_after(actions: Sequence[str]) -> list[str]:
+    return [COMPARE if action == MEASURE else action for action in actions]
 
 
 _IDENTITY: Any = {

@@ -14,7 +14,14 @@ from thermoq.checkpoint.reader import MappedFiles
 from thermoq.checkpoint.untrusted import bad_tensor
 from thermoq.rotation import Rotation
 from thermoq.runtime.correction import Corrector
-from thermoq.runtime.modules import TimedSettings, is_layer, make_packed, make_timed, num_rows
+from thermoq.runtime.modules import (
+    TimedSettings,
+    is_layer,
+    make_packed,
+    make_timed,
+    num_rows,
+    refuse_saving,
+)
 from thermoq.runtime.parameters import LayerParameters, ParameterTable
 from thermoq.runtime.rotation import InputRotation
 from thermoq.runtime.timing import ATTRIBUTE, CurrentTime, Read
@@ -48,14 +55,14 @@ class Assembly:
         """Fill the module. Raises InputError for tensors that are missing or do not fit."""
         with MappedFiles() as files:
             parameters = self._layer_parameters(files)
-            table = ParameterTable(
-                self._part.schedule(), self._part.manifest.activation_bits, [*parameters.values()]
-            )
+            table = ParameterTable(self._part.schedule(), [*parameters.values()])
             time = CurrentTime(table, self._read)
             correction = self._part.output_correction(files)
             self._fill(Weights(self._part, files), time, parameters, packed=packed)
         module = self._module
         object.__setattr__(module, ATTRIBUTE, time)
+        if hasattr(module, "save_pretrained"):
+            object.__setattr__(module, "save_pretrained", refuse_saving)
         module.register_forward_pre_hook(time.before, with_kwargs=True)
         if correction is not None:
             time.always = True

@@ -26,6 +26,8 @@ class Corrector:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Return `output` (a tensor, a tuple that begins with one, or diffusers') corrected."""
+        if self._time.is_static:
+            return output
         field = "logits" if self._correction.kind == "logits" else "sample"
         if isinstance(output, Tensor):
             return self._corrected(output)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from thermoq.calibration.language_models import aligned, open_attention
 from thermoq.errors import UsageError
+from thermoq.runtime.masks import check_ids
 
 
 class Bidirectional:
@@ -36,7 +37,11 @@ class Bidirectional:
                 f"{type(module).__name__}: expected arguments by name after input_ids and "
                 f"attention_mask, got {len(rest)} more without"
             )
-        filled = ids if ids is not None else kwargs["inputs_embeds"]
+        filled = ids if ids is not None else kwargs.get("inputs_embeds")
+        if filled is None:
+            raise UsageError(f"{type(module).__name__}: expected input_ids, got none")
+        if ids is not None:
+            check_ids(ids)
         if shown is None or shown.dim() == 2:
             dtype = next(one.dtype for one in module.parameters() if one.is_floating_point())
             shown = open_attention(filled, dtype, shown)

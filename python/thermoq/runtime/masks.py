@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermoq.calibration.masked import timesteps_of
+from thermoq.errors import UsageError
 
 Ids = NDArray[np.int64]
 
@@ -28,12 +29,19 @@ class MaskRatios:
         self._last: Ids = np.zeros((0, 0), np.int64)
         self._prompts: Ids = np.zeros(0, np.int64)
 
-    def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[float] | None:
-        """Return the timestep of each sequence of `input_ids`; None if there are none."""
+    def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[float]:
+        """Return the timestep of each sequence of `input_ids`. Raises UsageError without any."""
         given = args[0] if args else kwargs.get("input_ids")
         if given is None:
-            return None
+            got = "inputs_embeds" if kwargs.get("inputs_embeds") is not None else "none"
+            raise UsageError(
+                f"expected input_ids, whose mask tokens tell the timestep, got {got}; "
+                "`with thermoq.timestep(model, t)` tells it, too"
+            )
+        check_ids(given)
         hidden = args[1] if len(args) > 1 else kwargs.get("attention_mask")
+        if hidden is not None and hidden.dim() != 2:  # of attention alone; NumPy has no bfloat16
+            hidden = None
         return self.timesteps(_array(given), None if hidden is None else _array(hidden))
 
     def timesteps(self, ids: Ids, shown: NDArray[Any] | None = None) -> list[float]:
@@ -60,6 +68,14 @@ class MaskRatios:
         else:
             self._prompts = leading
         self._last = ids.copy()
+
+
+def check_ids(given: Any) -> None:
+    """Raise UsageError for token ids that are no sequences, or empty ones."""
+    if given.dim() != 2 or not given.numel():
+        raise UsageError(
+            f"expected input_ids [sequences, tokens] with a token or more, got {list(given.shape)}"
+        )
 
 
 def _array(given: Any) -> NDArray[Any]:

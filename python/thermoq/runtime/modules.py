@@ -162,6 +162,17 @@ def make_packed(layer: nn.Module, packed: PackedWeight, dtype: torch.dtype) -> N
     layer._packed = packed  # type: ignore[assignment]
 
 
+def refuse_saving(*args: Any, **kwargs: Any) -> None:
+    """Stand for `save_pretrained` of a loaded model: what it would write is no quantized model.
+
+    Packed layers have no weight to be written, and time parameters are in no state of a module.
+    """
+    raise UsageError(
+        "save_pretrained: expected a full-precision model, got a quantized one that thermoq.load "
+        "returned; the quantized directory is the checkpoint, `thermoq export` writes dense weights"
+    )
+
+
 def is_layer(module: nn.Module | None) -> bool:
     """Whether `module` multiplies rows of its input, as time parameters need it."""
     return isinstance(module, (nn.Linear, _ConvNd))

@@ -6,15 +6,17 @@ loop would otherwise spend its time on thousands of small operations.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from thermoq.interpolation import TimeSchedule
+from thermoq.interpolation import TimeSchedule, piecewise
+from thermoq.schedule import uniform_time_groups
 from thermoq.time_parameters import RowParameters, TimeParameters, activation_at
 
 _KEPT = 4  # evaluated places; a step of a sampler needs one
@@ -78,11 +80,8 @@ class Moment:
 class ParameterTable:
     """The parameters of a model's layers, by their number, and the schedule that they follow."""
 
-    def __init__(
-        self, schedule: TimeSchedule, activation_bits: int | None, layers: Sequence[LayerParameters]
-    ) -> None:
+    def __init__(self, schedule: TimeSchedule, layers: Sequence[LayerParameters]) -> None:
         self._schedule = schedule
-        self._bits = activation_bits or 8
         self._set(layers)
 
     def _set(self, layers: Sequence[LayerParameters]) -> None:
@@ -91,6 +90,8 @@ class ParameterTable:
         groups = len(self._schedule.groups)
         self._scale = _columns([one.scale for one in ranges], groups)
         self._zero_point = _columns([one.zero_point for one in ranges], groups)
+        self._bits = np.array([one.activation_bits for one in ranges], np.int64)
+        self._top = (2**self._bits - 1).astype(np.float32)
         self._grouped = [i for i, one in enumerate(layers) if one.rows and one.rows.num_groups > 1]
         self._rows: dict[torch.device, _Rows] = {}
         self._moments: dict[tuple[Place, ...], Moment] = {}
@@ -122,6 +123,23 @@ class ParameterTable:
             del self._moments[next(iter(self._moments))]
         return moment
 
+    def static(self) -> Moment:
+        """Return what a model without time has: one group's ranges, the middle one's, and no rows.
+
+        It is the only moment of such a model; nothing in it is a gain, a bias or a blend.
+        """
+        middle = len(self._schedule.groups) // 2
+        one = copy.copy(self)
+        one._schedule = piecewise(uniform_time_groups(self._schedule.groups.num_timesteps, 1))
+        one._set(
+            [LayerParameters(_of_group(layer.activation, middle), None) for layer in self._layers]
+        )
+        return one.at([0.0])
+
+    def forget(self) -> None:
+        """Evaluate anew at the next pass, as at a timestep that was not visited before."""
+        self._moments.clear()
+
     def evaluate(self, places: Sequence[Place], device: torch.device) -> list[LayerValues]:
         """Return the values of every layer, in their order."""
         distinct = list(dict.fromkeys(places))
@@ -142,7 +160,7 @@ class ParameterTable:
         scale = np.stack([scale for scale, _ in found])[chosen]
         zero_point = np.stack([zero_point for _, zero_point in found])[chosen]
         divisor = np.where(scale > 0, scale, np.float32(1))
-        low, high = -zero_point, np.float32(2**self._bits - 1) - zero_point
+        low, high = -zero_point, self._top - zero_point
         scales, divisors = (torch.from_numpy(one).to(device) for one in (scale, divisor))
         if len(chosen) == 1:
             bounds = low[0].tolist(), high[0].tolist()
@@ -208,6 +226,15 @@ def _chosen(blended: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
     if len(chosen) == 1:
         return blended[0]
     return torch.stack([blended[i] for i in chosen])
+
+
+def _of_group(activation: TimeParameters | None, group: int) -> TimeParameters | None:
+    if activation is None:
+        return None
+    scale, zero_point = (
+        values[group : group + 1] for values in (activation.scale, activation.zero_point)
+    )
+    return replace(activation, scale=scale, zero_point=zero_point)
 
 
 def _columns(values: Sequence[np.ndarray], groups: int) -> np.ndarray:

@@ -20,6 +20,8 @@ ATTRIBUTE = "_thermoq_time"
 Read = Callable[[Sequence[Any], Mapping[str, Any]], "list[float] | None"]
 """Returns timesteps from a forward pass's arguments, one or one a sample; None if it has none."""
 
+_MAIN_INPUTS = ("hidden_states", "sample", "input_ids", "inputs_embeds")
+
 
 class CurrentTime:
     """The timesteps of the forward pass that is being made, and the layers' parameters there.
@@ -32,6 +34,8 @@ class CurrentTime:
         self._read = read
         self._said: list[float] | None = None
         self._moment: Moment | None = None
+        self._fixed: Moment | None = None
+        self.is_static = False
         self.always = False
         self.timesteps: list[float] = []
 
@@ -43,6 +47,26 @@ class CurrentTime:
     def replace(self, changed: Mapping[int, LayerParameters]) -> None:
         """Give some layers, by their number, other parameters from the next pass on."""
         self._table.replace(changed)
+        self._fixed = None
+
+    def forget(self) -> None:
+        """Evaluate parameters anew at the next pass, as a sampler has it at each of its steps."""
+        self._table.forget()
+
+    @contextmanager
+    def static(self) -> Iterator[None]:
+        """Run every pass in the block as a model does whose parameters are static.
+
+        No timestep is read; layers have one time group's ranges and neither gains nor biases, and
+        the prediction is not corrected.
+        """
+        if self._fixed is None:
+            self._fixed = self._table.static()
+        self.is_static = True
+        try:
+            yield
+        finally:
+            self.is_static = False
 
     def values(self, layer: str, slot: int, device: torch.device) -> LayerValues:
         """Return the parameters of a layer, for inputs on `device`.
@@ -60,6 +84,9 @@ class CurrentTime:
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Find the timesteps of the pass that begins."""
+        if self.is_static:
+            self._moment = self._fixed
+            return
         if not self.is_needed:
             return
         found = self._said if self._said is not None else self._read(args, kwargs)
@@ -68,7 +95,11 @@ class CurrentTime:
                 f"{type(module).__name__}: expected a timestep among its arguments, got none; "
                 "`with thermoq.timestep(model, t)` says which one is meant"
             )
-        self._enter(_for_batch(found, args, kwargs))
+        size = _batch_size(args, kwargs)
+        if self._said is not None and size % len(found):
+            expected = f"expected one timestep, or one for each of {size} samples"
+            raise UsageError(f"timestep: {expected}, got {len(found)}")
+        self._enter(_for_batch(found, size))
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forget them: what is called later must not run at a timestep that has passed."""
@@ -92,15 +123,19 @@ class CurrentTime:
             self._said, self._moment, self.timesteps = before
 
 
-def _for_batch(
-    timesteps: list[float], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> list[float]:
+def _for_batch(timesteps: list[float], size: int) -> list[float]:
     """Repeat the timesteps where guidance doubles the batch: the samples, then they again."""
     if len(timesteps) == 1:
         return timesteps
-    size = next((_length(one) for one in (*args, *kwargs.values()) if _length(one)), 0)
     times, rest = divmod(size, len(timesteps))
     return timesteps if rest or not times else timesteps * times
+
+
+def _batch_size(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """Return how many samples a pass is of; 0 if nothing tells. Its main input comes first."""
+    named = [kwargs[name] for name in _MAIN_INPUTS if name in kwargs]
+    every = (*args[:1], *named, *args[1:], *kwargs.values())
+    return next((_length(one) for one in every if _length(one)), 0)
 
 
 def _length(value: Any) -> int:
