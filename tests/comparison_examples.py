@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 from report_examples import calibrated_report, smoothed_report
-from thermoq.evaluation.intervals import draws
+from thermoq.evaluation.intervals import draws, median
 from thermoq.evaluation.sums import PassFigures, SumsOverTrajectory
+from thermoq.report.comparison_model import Cell, Comparison
 from thermoq.report.evaluation_model import (
     DenoiserEvaluation,
     Evaluation,
     Figure,
+    InferenceTime,
     LanguageEvaluation,
     MaskedRow,
     MaskedSums,
@@ -24,6 +26,16 @@ from thermoq.schedule import uniform_time_groups
 
 FINGERPRINT = "xxh3-128:" + "1" * 32
 CALIBRATION = "xxh3-128:" + "a" * 32
+
+
+def cells(comparison: Comparison, key: str) -> list[Cell]:
+    """The cells of a row."""
+    return next(row for row in comparison.rows if row.key == key).cells
+
+
+def equal(comparison: Comparison) -> dict[str, bool | None]:
+    """What was equal, by name."""
+    return {row.name: row.equal for row in comparison.equalities}
 
 
 def denoiser_evaluation(
@@ -112,6 +124,21 @@ def judged(evaluation: Evaluation, accuracy: float, distance: float) -> Evaluati
         full_frechet_replicates=replicates,
     )
     return evaluation.model_copy(update={"sample_quality": quality})
+
+
+def timed(evaluation: Evaluation, ratio: float, *, seed: int = 0, **changes: Any) -> Evaluation:
+    """The same with 60 turns whose ratios are about `ratio`."""
+    ratios = ratio * np.random.default_rng(seed).normal(1.0, 0.01, 60)
+    inference = InferenceTime(
+        over_static=median(ratios, 0),
+        ratios=ratios.tolist(),
+        static_s=0.0125,
+        batch_size=64,
+        num_timesteps=10,
+        cpu="a CPU",
+        threads=2,
+    )
+    return evaluation.model_copy(update={"inference": inference.model_copy(update=changes)})
 
 
 def _evaluation(inputs: str, samples: int, **found: Any) -> Evaluation:

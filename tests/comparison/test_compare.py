@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,29 +12,26 @@ import thermoq
 from calibrations import calibrated
 from command_line import run, small_pipeline, succeed
 from comparison_examples import (
+    cells,
     denoiser_evaluation,
+    equal,
     judged,
     language_evaluation,
     phase_reports,
+    timed,
     with_provenance,
     write_reports,
 )
-from thermoq.comparison.run import compare
-from thermoq.report.comparison_model import Cell, Comparison
+from thermoq.comparison.run import compare, compare_sources
+from thermoq.comparison.sources import read_sources
+from thermoq.report.comparison_model import Comparison
+from thermoq.report.comparison_page import render_comparison
 from thermoq.report.json import to_json
 
 
 @pytest.fixture
 def phases(tmp_path: Path) -> list[Path]:
     return write_reports(tmp_path, phase_reports())
-
-
-def cells(comparison: Comparison, key: str) -> list[Cell]:
-    return next(row for row in comparison.rows if row.key == key).cells
-
-
-def equal(comparison: Comparison) -> dict[str, bool | None]:
-    return {row.name: row.equal for row in comparison.equalities}
 
 
 def test_the_specifications_table(phases: list[Path]) -> None:
@@ -139,15 +137,102 @@ def test_overhead_counts_the_same_method_on_the_same_machine(tmp_path: Path) -> 
     assert [cell.value for cell in time] == pytest.approx([40.0, 41.0, 44.0])
     assert time[2].change.value == pytest.approx(0.1)
     assert [cell.verdict for cell in time] == [None, "no measurable difference", "worse"]
-    assert [cell.target and cell.target.met for cell in time] == [None, True, True]
+    assert [cell.target and cell.target.met for cell in time] == [None, None, True]
     assert time[2].beside == "and 4.60 s of running the model"
+    rotated = [row.model_copy(update={"rotation": "hadamard"}) for row in third.layers]
     for other, what in (
         (third.model_copy(update={"method": "lsq"}), "weight methods"),
+        (third.model_copy(update={"encoding": "trellis"}), "encodings"),
+        (third.model_copy(update={"bit_width": 4}), "bit widths"),
+        (third.model_copy(update={"layers": rotated}), "rotations"),
         (with_provenance(third, cpu="another"), "CPUs"),
         (with_provenance(third, threads=1), "numbers of threads"),
     ):
-        cell = cells(compare(write_reports(tmp_path, [first, other])), "quantization_time")[1]
-        assert (cell.verdict, cell.note) == ("not measured", f"not comparable: different {what}")
+        found = compare(write_reports(tmp_path, [first, other]))
+        cell = cells(found, "quantization_time")[1]
+        assert (cell.verdict, cell.note) == ("not comparable", f"different {what}")
+        assert (cell.value, cell.change, cell.target) == (pytest.approx(44.0), None, None)
+        assert f"Not comparable: quantization time (different {what})." in found.summary[0]
+
+
+def test_overhead_of_inference(tmp_path: Path) -> None:
+    ratios = (1.01, 1.04, 1.25)
+    reports = [
+        report.model_copy(update={"evaluation": timed(report.evaluation, ratio, seed=i)})
+        for i, (report, ratio) in enumerate(zip(phase_reports(), ratios, strict=True))
+    ]
+    paths = write_reports(tmp_path, reports)
+    found = compare(paths)
+    time = cells(found, "inference_time")
+    medians = [float(np.median(report.evaluation.inference.ratios)) for report in reports]
+    assert [cell.value for cell in time] == medians
+    assert medians == pytest.approx(ratios, rel=0.005)
+    assert [cell.verdict for cell in time] == [None, "worse", "worse"]
+    assert [cell.target and (cell.target.text, cell.target.met) for cell in time] == [
+        None,
+        ("at most 1.10", True),
+        ("at most 1.15", False),
+    ]
+    for cell, value in zip(time[1:], medians[1:], strict=True):
+        assert cell.change.value == pytest.approx(value / medians[0] - 1.0)
+        assert cell.change.low < cell.change.value < cell.change.high
+        assert (cell.change.kind, cell.change.relative) == ("timed", True)
+        assert cell.low < cell.value < cell.high
+        assert cell.beside == f"{cell.low:.3f} to {cell.high:.3f}; batch of 64"
+    printed = succeed("compare", *paths).stdout
+    assert "Overhead: inference time (lower is better)" in printed
+    assert f"{medians[2]:.3f}" in printed
+    assert time[2].beside in printed
+    assert f"{time[2].beside}</span>" in render_comparison(found)
+    assert "inference time of Phase 3" in next(n for n in found.notes if n.startswith("Short of"))
+
+
+def test_inference_times_of_other_machines_are_not_compared(tmp_path: Path) -> None:
+    first, _, third = phase_reports()
+    first = first.model_copy(update={"evaluation": timed(first.evaluation, 1.0)})
+    for changes, what in (
+        ({"cpu": "another"}, "CPUs"),
+        ({"threads": 1}, "numbers of threads"),
+        ({"batch_size": 8}, "batch sizes"),
+    ):
+        other = third.model_copy(update={"evaluation": timed(third.evaluation, 1.1, **changes)})
+        found = compare(write_reports(tmp_path, [first, other]))
+        cell = cells(found, "inference_time")[1]
+        assert (cell.verdict, cell.note) == ("not comparable", f"different {what}")
+        assert (cell.change, cell.target.met) == (None, True)  # its own ratio is one all the same
+        assert cell.value == pytest.approx(1.1, rel=0.005)
+        assert f"inference time (different {what})" in found.summary[0]
+
+
+def test_inference_times_that_are_missing(phases: list[Path], tmp_path: Path) -> None:
+    """Of reports that were not evaluated, or not timed; both name the command that times."""
+    assert {cell.verdict for cell in cells(compare(phases), "inference_time")} == {"not measured"}
+    bare, timed_one = phase_reports(evaluated=False)[0], phase_reports()[2]
+    timed_one = timed_one.model_copy(update={"evaluation": timed(timed_one.evaluation, 1.1)})
+    paths = write_reports(tmp_path, [phase_reports()[0], timed_one])
+    without, measured = cells(compare(paths), "inference_time")
+    assert without.note == "not measured: its evaluation has no such figure"
+    assert without.command.endswith(f"--report {paths[0]} --samples 32 --steps 20")
+    assert (measured.verdict, measured.note) == ("not measured", "Phase 1 has no such figure")
+    assert measured.target.met
+    paths = write_reports(tmp_path, [bare, timed_one])
+    without = cells(compare(paths), "inference_time")[0]
+    assert (without.note, without.value) == ("not measured", None)
+    assert without.command.startswith("thermoq evaluate --model ")
+
+
+def test_shipped_inference_times_are_marked(phases: list[Path]) -> None:
+    sources = [
+        replace(
+            one,
+            evaluation=timed(one.evaluation, 1.1) if i else one.evaluation,
+            shipped="shipped, not measured in this run",
+        )
+        for i, one in enumerate(read_sources(phases))
+    ]
+    found = cells(compare_sources(sources), "inference_time")
+    assert [cell.shipped for cell in found] == [False, True, True]
+    assert found[0].command is None  # there is nothing here to run
 
 
 def test_without_validation_smoothness_is_not_measured(tmp_path: Path) -> None:
@@ -165,13 +250,14 @@ def test_without_validation_smoothness_is_not_measured(tmp_path: Path) -> None:
 
 def test_what_was_equal(phases: list[Path], tmp_path: Path) -> None:
     found = equal(compare(phases))
-    assert set(found.values()) == {True}
+    assert {name for name, same in found.items() if not same} == {"Interpolation", "Windows"}
+    assert set(equal(compare(phases[1:])).values()) == {True}
     first, second, _ = phase_reports()
     other = with_provenance(second, seed=3, calibration_fingerprint=None)
     rows = [
         row.model_copy(update={"squared_error": 1.1 * row.squared_error}) for row in other.layers
     ]
-    other = other.model_copy(update={"layers": rows, "bit_width": 4})
+    other = other.model_copy(update={"layers": rows, "bit_width": 4, "phase": "baseline"})
     unlike = {
         name
         for name, same in equal(compare(write_reports(tmp_path, [first, other]))).items()
@@ -213,7 +299,7 @@ def test_other_models_are_refused_unless_asked_for(tmp_path: Path) -> None:
     assert text.endswith("--allow-different-models compares them")
     printed = succeed("compare", *paths, "--allow-different-models").stdout
     assert "different: Model (fingerprint)" in printed
-    assert "not comparable: different models" in printed
+    assert "not comparable different models" in " ".join(printed.split())
 
 
 def test_format_versions_must_agree(phases: list[Path]) -> None:
@@ -255,7 +341,7 @@ def test_what_is_no_report(phases: list[Path], tmp_path: Path) -> None:
 
 def test_the_command_prints_within_80_columns(phases: list[Path]) -> None:
     lines = succeed("compare", *phases).stdout.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(len(line) for line in lines if not line.startswith("to measure")) <= 80
     assert "Smoothness score (higher is better)" in lines
     assert any(line.startswith("  Phase 3  0.9500  +0.111   better") for line in lines)
     assert any("target 0.90 or more: met" in line for line in lines)
@@ -265,7 +351,7 @@ def test_the_command_prints_within_80_columns(phases: list[Path]) -> None:
 def test_long_figures_do_not_make_long_lines(tmp_path: Path) -> None:
     first, _, third = phase_reports()
     reports = [first, third, third.model_copy(update={"method": "hessian"})]
-    changed = denoiser_evaluation(0.1, inputs="other", seed=4)
+    changed = denoiser_evaluation(0.1, inputs="other", seed=4, samples=31)
     reports[2] = reports[2].model_copy(update={"evaluation": changed})
     names = ["a-long-name-of-a-report-of-phase-one", "b-long-name-too", "c-long-name-again"]
     paths = [tmp_path / f"{name}.json" for name in names]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
+from thermoq.comparison.conditions import are_pairs, conditions_apart
 from thermoq.comparison.differences import verdict_of
 from thermoq.comparison.sources import Source
-from thermoq.report.comparison_model import Cell, Change, MetricRow, Unit
+from thermoq.report.comparison_model import Cell, Change, MetricRow, Target, Unit, Verdict
 from thermoq.report.evaluation_model import Evaluation, Figure
+
+_Fields: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,21 @@ def exact_row(
     cell: Callable[[Source], Cell],
     *,
     relative: bool = False,
+    apart: Callable[[Source, Source], str | None] = lambda reference, other: None,
 ) -> MetricRow:
-    """Return a row of figures that have nothing random in them."""
+    """Return a row of figures that have nothing random in them.
+
+    `apart` names what keeps a figure from being compared with the reference's, if anything does.
+    """
     cells = [cell(source) for source in sources]
     before = cells[0].value
     for i, one in enumerate(cells[1:], 1):
         if one.value is None or before is None:
             cells[i] = one.model_copy(update={"verdict": "not measured"})
+            continue
+        problem = apart(sources[0], sources[i])
+        if problem is not None:
+            cells[i] = one.model_copy(update={"verdict": "not comparable", "note": problem})
             continue
         share = relative and before != 0.0
         value = one.value / before - 1.0 if share else one.value - before
@@ -66,32 +77,68 @@ def evaluated_row(
     sources: Sequence[Source],
     figure: Callable[[Evaluation], Figure | None],
     change: Callable[[Evaluation, Evaluation, bool], Change | None],
+    *,
+    apart: Callable[[Evaluation, Evaluation], str | None] = conditions_apart,
+    of_reference: bool = False,
 ) -> MetricRow:
     """Return a row of figures that evaluations have.
 
     `change` is given the reference's evaluation, another, and whether their samples are pairs.
+    `apart` names what keeps the two from being compared, if anything does. `of_reference`: the
+    figures themselves are shares of the reference's.
     """
+    reference = sources[0]
 
     def cell(source: Source) -> Cell:
         evaluation = source.evaluation
-        found = None if evaluation is None else figure(evaluation)
-        if evaluation is None or found is None:
+        if evaluation is None:
             return _unevaluated(source, sources)
+        problem = None if source is reference else _problem(reference, evaluation, apart)
+        if of_reference and problem is not None:
+            return Cell(value=None, **problem)
+        found = figure(evaluation)
+        if found is None:
+            return unmeasured("not measured: its evaluation has no such figure")
         shipped = source.shipped is not None
         result = Cell(value=found.value, low=found.low, high=found.high, shipped=shipped)
-        if source is sources[0]:
+        if source is reference:
             return result
-        first, reference = sources[0].evaluation, sources[0].label
-        against, note = None, f"{reference} has no such figure"
-        if first is not None and same_kind(first, evaluation):
-            against = change(first, evaluation, are_pairs(first, evaluation))
-            note = f"{reference} has no such figure above 0"
-        if against is None:
-            return result.model_copy(update={"verdict": "not measured", "note": note})
-        verdict = verdict_of(against, metric.better)
-        return result.model_copy(update={"change": against, "verdict": verdict})
+        return result.model_copy(update=problem or held_against(evaluation))
+
+    def held_against(evaluation: Evaluation) -> _Fields:
+        first = reference.evaluation
+        assert first is not None
+        against = change(first, evaluation, are_pairs(first, evaluation))
+        if against is not None:
+            return {"change": against, "verdict": verdict_of(against, metric.better)}
+        above = "" if figure(first) is None else " above 0"
+        return {"verdict": "not measured", "note": f"{reference.label} has no such figure{above}"}
 
     return metric.row(cell(source) for source in sources)
+
+
+def _problem(
+    reference: Source,
+    evaluation: Evaluation,
+    apart: Callable[[Evaluation, Evaluation], str | None],
+) -> _Fields | None:
+    """Return the verdict and the note of what cannot be held against the reference."""
+    if reference.evaluation is None:
+        return {"verdict": "not measured", "note": f"{reference.label} was not evaluated"}
+    found = apart(reference.evaluation, evaluation)
+    return None if found is None else {"verdict": "not comparable", "note": found}
+
+
+def target_over_phase_1(
+    reference: Source, verdict: Verdict, text: str, *, met: bool
+) -> Target | None:
+    """Return a target that is relative to Phase 1; None where the reference is none.
+
+    Without a measurable difference it is neither met nor missed.
+    """
+    if reference.report.phase != "baseline":
+        return None
+    return Target(text=text, met=None if verdict == "no measurable difference" else met)
 
 
 def unmeasured(note: str) -> Cell:
@@ -99,19 +146,7 @@ def unmeasured(note: str) -> Cell:
     return Cell(value=None, verdict="not measured", note=note)
 
 
-def are_pairs(one: Evaluation, other: Evaluation) -> bool:
-    """Tell whether both evaluations were given the same inputs."""
-    return one.inputs_key == other.inputs_key
-
-
-def same_kind(one: Evaluation, other: Evaluation) -> bool:
-    """Tell whether both are of language models, or both are of others."""
-    return (one.language is None) == (other.language is None)
-
-
 def _unevaluated(source: Source, sources: Sequence[Source]) -> Cell:
-    if source.evaluation is not None:
-        return unmeasured("not measured by its evaluation")
     if source.evaluation_note is not None:
         return unmeasured(f"not measured: {source.evaluation_note}")
     command = source.evaluate_command(sources)

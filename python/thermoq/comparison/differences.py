@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thermoq.evaluation.intervals import draws, figure, ratio_replicates
+from thermoq.evaluation.intervals import draws, figure, median_replicates, ratio_replicates
 from thermoq.report.comparison_model import Change, Verdict
 from thermoq.report.evaluation_model import Figure
 
@@ -118,6 +118,17 @@ def difference_of_replicates(
         two = np.random.default_rng(_UNPAIRED_SEEDS[1]).permutation(two)
     found = figure(values[1] - values[0], two - one, centred=True)
     return _change(found, False, paired)
+
+
+def change_of_medians(reference: ArrayLike, other: ArrayLike) -> Change:
+    """Return by what share of itself the median of `reference` changes, of positive values."""
+    one, two = (np.asarray(values, np.float64) for values in (reference, other))
+    first, second = (
+        median_replicates(values, seed)
+        for values, seed in zip((one, two), _UNPAIRED_SEEDS, strict=True)
+    )
+    found = figure(float(np.median(two) / np.median(one)) - 1.0, second / first - 1.0)
+    return Change(value=found.value, low=found.low, high=found.high, relative=True, kind="timed")
 
 
 def verdict_of(change: Change, better: Literal["higher", "lower"]) -> Verdict:

@@ -4,34 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from thermoq.comparison.conditions import differing_conditions
+from thermoq.comparison.phase_settings import equality, phase_settings
 from thermoq.comparison.sources import Source
 from thermoq.report.comparison_model import Equality
-from thermoq.report.wording import groups
+from thermoq.report.model import Report
+from thermoq.report.wording import groups, other_activation_bits
 
 
 def equalities(sources: Sequence[Source]) -> Iterator[Equality]:
     """Yield a line for each thing that decides figures."""
     reports = [one.report for one in sources]
-    yield _row("Model (fingerprint)", [one.fingerprint for one in sources])
-    yield _row("Bit width", [f"INT{report.bit_width}" for report in reports])
-    yield _row("Weight method", [report.method for report in reports])
-    yield _row("Encoding", [f"{report.encoding}, {groups(report)}" for report in reports])
-    yield _row("Rotation", [_rotation(one) for one in sources])
+    yield equality("Model (fingerprint)", [one.fingerprint for one in sources])
+    yield equality("Bit width", [f"INT{report.bit_width}" for report in reports])
+    yield equality("Weight method", [report.method for report in reports])
+    yield equality("Encoding", [f"{report.encoding}, {groups(report)}" for report in reports])
+    yield equality("Rotation", [_rotation(one) for one in sources])
     yield _codes(sources)
-    yield _row("Activation bits", [str(report.activation_bits) for report in reports])
-    yield _row("Time groups", [str(report.num_time_groups) for report in reports])
+    yield equality("Activation bits", [_activation_bits(report) for report in reports])
+    yield from phase_settings(reports)
     calibrations = [report.provenance.calibration_fingerprint for report in reports]
-    yield _row("Calibration (fingerprint)", [one or "none" for one in calibrations])
-    yield _row("Seed", [str(report.provenance.seed) for report in reports])
-    yield _row("Sampling steps of a jump", [str(report.sampling_steps) for report in reports])
-    yield _row("Threshold of a violation", [_threshold(one) for one in sources])
+    yield equality("Calibration (fingerprint)", [one or "none" for one in calibrations])
+    yield equality("Seed", [str(report.provenance.seed) for report in reports])
+    yield equality("Sampling steps of a jump", [str(report.sampling_steps) for report in reports])
+    yield equality("Threshold of a violation", [threshold_of(report) for report in reports])
     yield _evaluations(sources)
-    yield _row("thermoq", [report.thermoq_version for report in reports])
+    yield equality("thermoq", [report.thermoq_version for report in reports])
 
 
-def _row(name: str, values: Sequence[str]) -> Equality:
-    equal = len(set(values)) == 1
-    return Equality(name=name, equal=equal, values=list(values[:1] if equal else values))
+def _activation_bits(report: Report) -> str:
+    others = other_activation_bits(report)
+    return f"{report.activation_bits}, {others}" if others else str(report.activation_bits)
 
 
 def _rotation(source: Source) -> str:
@@ -39,8 +42,9 @@ def _rotation(source: Source) -> str:
     return f"{rotated} of {len(source.report.layers)} matrices" if rotated else "none"
 
 
-def _threshold(source: Source) -> str:
-    thermodynamics = source.report.thermodynamics
+def threshold_of(report: Report) -> str:
+    """The jump above which a boundary is a violation, e.g. `0.3`."""
+    thermodynamics = report.thermodynamics
     return "none" if thermodynamics is None else f"{thermodynamics.smoothness_threshold:g}"
 
 
@@ -83,5 +87,7 @@ def _evaluations(sources: Sequence[Source]) -> Equality:
     keys = [one.inputs_key for one in found if one is not None]
     if len(set(keys)) == 1:
         return Equality(name=name, equal=True, values=["the same samples: differences are paired"])
-    texts = [f"{e.num_samples} samples, {e.steps} steps, seed {e.seed}" for e in found if e]
+    texts = differing_conditions([one for one in found if one is not None])
+    if not any(texts):  # nothing that an evaluation notes: its inputs have other fingerprints
+        texts = [f"fingerprint {key}" for key in keys]
     return Equality(name=name, equal=False, values=texts)

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from thermoq.comparison.cells import Metric, are_pairs, evaluated_row, same_kind
+from thermoq.comparison.cells import Metric, evaluated_row, target_over_phase_1
+from thermoq.comparison.conditions import are_pairs, conditions_apart
 from thermoq.comparison.differences import (
     Sums,
     difference,
@@ -16,7 +17,7 @@ from thermoq.comparison.differences import (
     relative_change,
 )
 from thermoq.comparison.sources import Source
-from thermoq.report.comparison_model import Cell, Change, MetricRow, Target
+from thermoq.report.comparison_model import Cell, Change, MetricRow
 from thermoq.report.evaluation_model import Evaluation, Figure, SampleQuality
 from thermoq.report.wording import significant
 from thermoq.terms import Phase
@@ -81,15 +82,16 @@ def _accuracy(sources: Sequence[Source], *, is_language: bool) -> MetricRow:
         return relative_change(*sums, one.seed, paired=paired)
 
     row = evaluated_row(metric, sources, figure, change)
-    cells = [_with_target(*pair) for pair in zip(row.cells, sources, strict=True)]
+    cells = [_with_target(*pair, sources[0]) for pair in zip(row.cells, sources, strict=True)]
     return row.model_copy(update={"cells": cells})
 
 
-def _with_target(cell: Cell, source: Source) -> Cell:
+def _with_target(cell: Cell, source: Source, reference: Source) -> Cell:
     wanted = _GAINS.get(source.report.phase)
-    if cell.change is None or wanted is None:
+    if cell.change is None or cell.verdict is None or wanted is None:
         return cell
-    target = Target(text=f"{wanted:+.0%} or more", met=cell.change.value >= wanted)
+    text, met = f"{wanted:+.0%} or more", cell.change.value >= wanted
+    target = target_over_phase_1(reference, cell.verdict, text, met=met)
     return cell.model_copy(update={"target": target})
 
 
@@ -128,8 +130,7 @@ def _error_by_part(sources: Sequence[Source], *, is_language: bool) -> MetricRow
     )
 
     def figure(evaluation: Evaluation) -> Figure | None:
-        if first is None or not same_kind(first, evaluation):
-            return None
+        assert first is not None
         sums = sums_of(first, "error"), sums_of(evaluation, "error")
         return mean_ratio(*sums, first.seed, paired=are_pairs(first, evaluation))
 
@@ -145,7 +146,7 @@ def _error_by_part(sources: Sequence[Source], *, is_language: bool) -> MetricRow
             kind="paired" if paired else "unpaired",
         )
 
-    return evaluated_row(metric, sources, figure, change)
+    return evaluated_row(metric, sources, figure, change, of_reference=True)
 
 
 def _sample_accuracy(sources: Sequence[Source]) -> MetricRow:
@@ -198,7 +199,14 @@ def _frechet_distance(sources: Sequence[Source]) -> MetricRow:
         replicates = a.frechet_replicates, b.frechet_replicates
         return difference_of_replicates(values, replicates, paired=paired)
 
-    return evaluated_row(metric, sources, figure, change)
+    def apart(one: Evaluation, other: Evaluation) -> str | None:
+        a, b = one.sample_quality, other.sample_quality
+        if a and b and a.num_samples != b.num_samples:
+            # With fewer samples the distance is larger, whatever the model.
+            return f"different numbers of samples: {a.num_samples} and {b.num_samples}"
+        return conditions_apart(one, other)
+
+    return evaluated_row(metric, sources, figure, change, apart=apart)
 
 
 def _any_quality(sources: Sequence[Source]) -> SampleQuality:

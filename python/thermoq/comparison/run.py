@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thermoq.build import version
+from thermoq.comparison.conditions import conditions_apart
 from thermoq.comparison.equalities import equalities
 from thermoq.comparison.rows import rows
 from thermoq.comparison.sources import Source, read_sources
@@ -18,6 +19,7 @@ from thermoq.report.comparison_model import (
     Variant,
     VariantSizes,
 )
+from thermoq.report.evaluation_model import Evaluation
 from thermoq.report.wording import timestep
 
 
@@ -98,7 +100,7 @@ def _variant(source: Source, sources: Sequence[Source]) -> Variant:
         evaluation=_evaluation_words(source),
         boundary_timesteps=[row.timestep for row in boundaries if scores],
         boundary_scores=[row.score for row in boundaries if scores],
-        parts=_parts(source, by_time_group=_same_groups(sources)),
+        parts=_parts(source, sources),
         sizes=VariantSizes(
             weight_bytes=sizes.quantized_bytes
             + sizes.output_correction_bytes
@@ -123,26 +125,32 @@ def _evaluation_words(source: Source) -> str:
     )
 
 
+def _side_by_side(sources: Sequence[Source]) -> list[Evaluation]:
+    """Return the evaluations that may be compared with the first there is."""
+    found = [one.evaluation for one in sources if one.evaluation is not None]
+    return [one for one in found if conditions_apart(found[0], one) is None]
+
+
 def _same_groups(sources: Sequence[Source]) -> bool:
-    """Tell whether all evaluations have the same time groups, so that they go side by side."""
+    """Tell whether evaluations side by side have the same time groups."""
     starts = {
-        tuple(row.start_timestep for row in one.evaluation.denoiser.time_groups)
-        for one in sources
-        if one.evaluation and one.evaluation.denoiser
+        tuple(row.start_timestep for row in one.denoiser.time_groups)
+        for one in _side_by_side(sources)
+        if one.denoiser
     }
     return len(starts) == 1
 
 
 def _parts_title(sources: Sequence[Source]) -> str:
-    if any(one.evaluation and one.evaluation.language for one in sources):
+    if any(one.language for one in _side_by_side(sources)):
         return "KL to full precision by mask ratio"
     where = "time group" if _same_groups(sources) else "quarter of the trajectory"
     return f"Output error by {where}"
 
 
-def _parts(source: Source, *, by_time_group: bool) -> list[TrajectoryPart]:
+def _parts(source: Source, sources: Sequence[Source]) -> list[TrajectoryPart]:
     evaluation = source.evaluation
-    if evaluation is None:
+    if evaluation is None or all(one is not evaluation for one in _side_by_side(sources)):
         return []
     if evaluation.language is not None:
         return [
@@ -156,5 +164,5 @@ def _parts(source: Source, *, by_time_group: bool) -> list[TrajectoryPart]:
             label=f"t {timestep(row.start_timestep)} to {timestep(row.end_timestep)}",
             error=row.output_error,
         )
-        for row in (of.time_groups if by_time_group else of.quarters)
+        for row in (of.time_groups if _same_groups(sources) else of.quarters)
     ]

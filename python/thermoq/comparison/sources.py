@@ -12,6 +12,7 @@ from typing import Any
 
 from thermoq.checkpoint.manifest import manifest_path
 from thermoq.checkpoint.quantized import QuantizedComponent, open_quantized
+from thermoq.comparison.conditions import evaluate_flags
 from thermoq.errors import InputError, UsageError
 from thermoq.report.evaluation_model import Evaluation
 from thermoq.report.json import read_json
@@ -58,18 +59,21 @@ class Source:
         return self.report.provenance.input_fingerprint
 
     def evaluate_command(self, others: Sequence[Source]) -> str:
-        """Return the line that measures what an evaluation has.
+        """Return the line that measures what an evaluation has, as the first of `others` was.
 
         A directory does not know where its model lay; another report of the same model may.
         """
         provenance = self.report.provenance
-        known = (one for one in (self, *others) if one.fingerprint == self.fingerprint)
+        known = [one for one in (self, *others) if one.fingerprint == self.fingerprint]
         paths = [one.report.provenance.input_path for one in known if one.has_times]
         words = ["thermoq", "evaluate", "--model", paths[0] if paths else "MODEL", "--quantized"]
         if self.is_directory:
             words.append(str(self.path))
         else:
             words += [provenance.output_path, "--report", str(self.path)]
+        evaluated = [one.evaluation for one in known[1:] if one.evaluation is not None]
+        if evaluated:
+            words += evaluate_flags(evaluated[0])
         return shlex.join(words)
 
 

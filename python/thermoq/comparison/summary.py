@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from thermoq.comparison.cells import are_pairs
+from thermoq.comparison.conditions import are_pairs, conditions_apart
 from thermoq.comparison.sources import Source
 from thermoq.report.comparison_model import Cell, MetricRow
 from thermoq.report.comparison_wording import change_text
@@ -34,8 +34,15 @@ def _sentence(label: str, reference: str, cells: Sequence[tuple[MetricRow, Cell]
     same = by_verdict["no measurable difference"]
     if same:
         parts.append(f"no measurable difference in {_listed(same)}")
+    apart: dict[str | None, list[str]] = {}
+    for row, cell in cells:
+        if cell.verdict == "not comparable":
+            apart.setdefault(cell.note, []).append(row.short)
     missing = [row.short for row, cell in cells if cell.verdict == "not measured"]
     text = f"{label} against {reference}: {'; '.join(parts) or 'nothing could be compared'}."
+    if apart:
+        reasons = (f"{_listed(names)} ({note})" for note, names in apart.items())
+        text += f" Not comparable: {'; '.join(reasons)}."
     if missing:
         text += f" Not measured: {_listed(missing)}."
     return text
@@ -64,11 +71,14 @@ def notes_on(sources: Sequence[Source], table: Sequence[MetricRow]) -> Iterator[
     unpaired = [
         one.label
         for one in sources[1:]
-        if one.evaluation and first.evaluation and not are_pairs(first.evaluation, one.evaluation)
+        if one.evaluation
+        and first.evaluation
+        and not are_pairs(first.evaluation, one.evaluation)
+        and conditions_apart(first.evaluation, one.evaluation) is None
     ]
     if unpaired:
         yield (
-            f"{_listed(unpaired)}: evaluated on other inputs than {first.label}, so that the "
+            f"{_listed(unpaired)}: evaluated on other samples than {first.label}, so that the "
             "intervals of differences are unpaired, and wider than they could be."
         )
     prior = [one.label for one in sources if one.report.parameter_source == "noise-schedule prior"]
@@ -77,18 +87,39 @@ def notes_on(sources: Sequence[Source], table: Sequence[MetricRow]) -> Iterator[
             f"{_listed(prior)}: smoothness is that of the noise-schedule prior, a model and not a "
             "measurement."
         )
-    missed = [
+    missed, open_ones = (_with_outcome(sources, table, met) for met in (False, None))
+    if missed:
+        yield f"Short of the specification's target: {_listed(missed)}."
+    if open_ones:
+        yield (
+            "No measurable difference, so that the specification's target is neither met nor "
+            f"missed: {_listed(open_ones)}."
+        )
+    yield from _room(sources, table)
+    yield from _other_jumps(sources)
+
+
+def _with_outcome(
+    sources: Sequence[Source], table: Sequence[MetricRow], met: bool | None
+) -> list[str]:
+    return [
         f"{row.short} of {one.label}"
         for row in table
         for one, cell in zip(sources, row.cells, strict=True)
-        if cell.target is not None and not cell.target.met
+        if cell.target is not None and cell.target.met is met
     ]
-    if missed:
-        yield f"Short of the specification's target: {_listed(missed)}."
-    yield from _room(sources, table)
-    steps = {one.report.sampling_steps for one in sources}
-    if len(steps) > 1:
+
+
+def _other_jumps(sources: Sequence[Source]) -> Iterator[str]:
+    """Say on what else than phases smoothness and violations depend here."""
+    reports = [one.report for one in sources]
+    if len({report.sampling_steps for report in reports}) > 1:
         yield "Jumps are those of different numbers of sampling steps, on which scores depend."
+    if len({report.num_time_groups for report in reports}) > 1:
+        yield (
+            "Jumps are those between different numbers of time groups, on which scores and "
+            "violations depend."
+        )
 
 
 def _room(sources: Sequence[Source], table: Sequence[MetricRow]) -> Iterator[str]:
@@ -101,7 +132,7 @@ def _room(sources: Sequence[Source], table: Sequence[MetricRow]) -> Iterator[str
     short = [
         one.label
         for one, cell in zip(sources, row.cells, strict=True)
-        if cell.target is not None and not cell.target.met
+        if cell.target is not None and cell.target.met is not True
     ]
     if short and most < 0.06:
         yield (

@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from thermoq.report.evaluation_model import Figure
 from thermoq.terms import Encoding, Method, Phase
 
-Verdict = Literal["better", "no measurable difference", "worse", "not measured"]
+Verdict = Literal["better", "no measurable difference", "worse", "not comparable", "not measured"]
 Unit = Literal["score", "count", "cosine", "share", "figure", "ratio", "seconds", "bytes"]
-ChangeKind = Literal["paired", "unpaired", "exact", "single"]
-"""`exact`: nothing is random in it; `single`: one measurement each, no interval."""
+ChangeKind = Literal["paired", "unpaired", "timed", "exact", "single"]
+"""`timed`: medians of turns, those of each model taken by themselves; `exact`: nothing is random in
+it; `single`: one measurement each, no interval."""
 
 
 class ComparisonPart(BaseModel):
@@ -38,7 +39,9 @@ class Target(ComparisonPart):
     """What the specification expects of a phase, and whether it came so."""
 
     text: str
-    met: bool
+    met: bool | None = Field(
+        description="null: it is relative to Phase 1, from which no difference can be measured"
+    )
 
 
 class Cell(ComparisonPart):
@@ -51,7 +54,9 @@ class Cell(ComparisonPart):
     change: Change | None = Field(default=None, description="null for the reference")
     verdict: Verdict | None = Field(default=None, description="null for the reference")
     target: Target | None = Field(default=None, description="null where there is none")
-    note: str | None = Field(default=None, description="what keeps it from being measured")
+    note: str | None = Field(
+        default=None, description="what keeps it from being measured, or compared"
+    )
     command: str | None = Field(default=None, description="that would measure it")
     shipped: bool = Field(default=False, description="not measured in this run: shipped figures")
 
@@ -109,7 +114,9 @@ class Variant(ComparisonPart):
     evaluation: str = Field(description="where the evaluation's figures are from, in words")
     boundary_timesteps: list[float]
     boundary_scores: list[float]
-    parts: list[TrajectoryPart] = Field(description="empty without an evaluation")
+    parts: list[TrajectoryPart] = Field(
+        description="empty without an evaluation that may be compared with the first one"
+    )
     sizes: VariantSizes
 
 

@@ -14,6 +14,7 @@ _TONES: dict[Verdict, str] = {
     "better": "good",
     "worse": "bad",
     "no measurable difference": "neutral",
+    "not comparable": "neutral",
     "not measured": "neutral",
 }
 _ORDER: dict[Verdict | None, int] = {
@@ -21,7 +22,8 @@ _ORDER: dict[Verdict | None, int] = {
     "better": 1,
     "no measurable difference": 2,
     "worse": 3,
-    "not measured": 4,
+    "not comparable": 4,
+    "not measured": 5,
 }
 
 

@@ -10,6 +10,7 @@ NOTHING = "\N{EN DASH}"
 KIND_NOTES: dict[ChangeKind, str] = {
     "paired": "interval of pairs: both models on the same samples",
     "unpaired": "interval of samples that are no pairs",
+    "timed": "interval of turns, each model's by themselves",
     "exact": "nothing random in it",
     "single": "one run each",
 }
@@ -68,6 +69,8 @@ def target_text(cell: Cell) -> str:
     """What is expected and how it came out, e.g. `0.90 or more: met`; empty without a target."""
     if cell.target is None:
         return ""
+    if cell.target.met is None:
+        return cell.target.text
     return f"{cell.target.text}: {'met' if cell.target.met else 'not met'}"
 
 
