@@ -22,7 +22,10 @@ def windows(**given: Any) -> Windows:
         "limits": (125.0, 125.0, 125.0),
         "has_room": True,
         "scores": {"linear": 0.9312, "cubic": 0.9045, "sigmoid": 0.8511},
+        "default_scores": {"linear": 0.8911, "cubic": 0.8644, "sigmoid": 0.8211},
     }
+    limits = given.get("limits", usual["limits"])
+    usual["defaults"] = tuple(limit / 2 for limit in limits)
     return Windows(**{**usual, **given})
 
 

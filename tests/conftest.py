@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,7 @@ class Run:
     output: Path
     dense: Path
     report: thermoq.Report
+    settings: dict[str, Any]
 
     @property
     def component(self) -> str:
@@ -59,21 +61,36 @@ class Run:
 def quantized(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Run]]:
     """Quantize the model of a name in a dtype, by default with default settings, once a session.
 
-    `method`: that of the weights; "minmax" brings the encoding affine.
+    `method`: that of the weights; "minmax" brings the encoding affine. `encoding`: of 2 and 4 bits.
+    `effort`: of trellis.
     """
     root = tmp_path_factory.mktemp("quantized")
 
     @functools.cache
-    def run(name: str, dtype: str, method: str | None = None) -> Run:
-        folder = root / f"{name}-{dtype}-{method}"
+    def made(
+        name: str, dtype: str, method: str | None, encoding: str | None, effort: int | None
+    ) -> Run:
+        folder = root / f"{name}-{dtype}-{method}-{encoding}-{effort}"
         if name != "minilm":
             source = models.MAKERS[name](folder / name, dtype)
         else:
             source = models.minilm() if dtype == "F32" else models.minilm_as(folder / name, dtype)
         folder.mkdir(exist_ok=True)
-        report = thermoq.quantize(source, folder / "out", method=method, threads=2)
+        settings = {"method": method, "encoding": encoding, "effort": effort}
+        report = thermoq.quantize(source, folder / "out", threads=2, **settings)
         thermoq.export(folder / "out", folder / "dense", dtype="float32")
-        return Run(name, dtype, source, folder / "out", folder / "dense", report)
+        return Run(name, dtype, source, folder / "out", folder / "dense", report, settings)
+
+    def run(
+        name: str,
+        dtype: str,
+        method: str | None = None,
+        *,
+        encoding: str | None = None,
+        effort: int | None = None,
+    ) -> Run:
+        # One and the same for a default that is left out and one that is given.
+        return made(name, dtype, method, encoding, effort)
 
     yield run
     shutil.rmtree(root)  # hundreds of megabytes, which pytest would keep for three sessions
@@ -83,11 +100,14 @@ RUNS = [
     *itertools.product(models.MAKERS, models.FLOAT_DTYPES),
     ("minilm", "F32"),
     ("minilm", "BF16"),
-    *((name, "BF16", "minmax") for name in models.MAKERS),
+    *((name, "BF16", other) for other in ("minmax", "coded") for name in models.MAKERS),
 ]
 
 
 @pytest.fixture(params=RUNS, ids="-".join)
 def run(request: pytest.FixtureRequest, quantized: Callable[..., Run]) -> Run:
-    """Every model in every dtype, quantized, and in one with the baseline's method too."""
-    return quantized(*request.param)
+    """Every model in every dtype by default settings, in one also by minmax and in coded."""
+    name, dtype, *others = request.param
+    if others == ["coded"]:
+        return quantized(name, dtype, encoding="coded")
+    return quantized(name, dtype, *others)

@@ -80,5 +80,5 @@ def long_names(tmp_path: Path) -> tuple[Path, str]:
     maker.linear(name, 8, 32)
     maker.linear("short", 8, 32)
     write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
-    thermoq.quantize(tmp_path / "in", tmp_path / "out")
+    thermoq.quantize(tmp_path / "in", tmp_path / "out", encoding="coded")
     return tmp_path / "out", f"{name}.weight"

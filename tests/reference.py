@@ -8,6 +8,7 @@ the bytes of a checkpoint.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -266,9 +267,13 @@ class Jumps:
 
 
 def boundary_jumps(
-    scale: Doubles, zero_point: Doubles, weight: Doubles, activation_bits: int, threshold: float
+    scale: Doubles,
+    zero_point: Doubles,
+    weight: Doubles,
+    activation_bits: Sequence[int],
+    threshold: float,
 ) -> Jumps:
-    """From parameters [layers, groups] and the layers' weights [layers]."""
+    """From parameters [layers, groups], the layers' weights and the bits of their inputs."""
     layers, boundaries = scale.shape[0], scale.shape[1] - 1
     ds, dz = np.zeros((layers, boundaries)), np.zeros((layers, boundaries))
     for layer in range(layers):
@@ -276,7 +281,7 @@ def boundary_jumps(
             before = (scale[layer, i], zero_point[layer, i])
             after = (scale[layer, i + 1], zero_point[layer, i + 1])
             ds[layer, i] = scale_jump(before[0], after[0])
-            dz[layer, i] = zero_point_jump(before, after, activation_bits)
+            dz[layer, i] = zero_point_jump(before, after, activation_bits[layer])
     clipped_ds, clipped_dz = np.minimum(ds, 1), np.minimum(dz, 1)
     share = weight / weight.sum() if weight.sum() else np.zeros(layers)
     model_ds, model_dz = share @ clipped_ds, share @ clipped_dz

@@ -124,7 +124,7 @@ def example_report(
 def smoothed_report(
     *, interpolation: Interpolation = "cubic", window: float | None = None, **given: Any
 ) -> Report:
-    """The example as Phase 2 leaves it; its jumps are still Phase 1's, its windows as wide as fit.
+    """The example as Phase 2 leaves it; its jumps are still Phase 1's, its windows the default.
 
     Zero points of every other layer move, so that there are two charts.
     """
@@ -137,7 +137,7 @@ def smoothed_report(
     smoothing = SmoothingSummary(
         interpolation=interpolation,
         window=window,
-        windows=[widest if window is None else min(window, widest) for _ in boundaries],
+        windows=[min(widest / 2 if window is None else window, widest) for _ in boundaries],
         clamped_boundaries=list(boundaries) if clamped else [],
     )
     before = SmoothnessBefore(

@@ -20,8 +20,9 @@ def test_more_time_groups_change_no_weight_and_the_action_says_so() -> None:
 def test_a_baseline_is_told_what_smoothing_would_score() -> None:
     found = assess(figures(0.72), run())
     assert found.actions == [
-        "Smooth the boundaries, `--phase smooth`: with windows of 125 on each side of a boundary "
-        "these parameters would score 0.9312 by linear, 0.9045 by cubic, 0.8511 by sigmoid. Codes "
+        "Smooth the boundaries, `--phase smooth`: with windows of 62.5 on each side of a "
+        "boundary these parameters would score 0.8911 by linear, 0.8644 by cubic, 0.8211 by "
+        "sigmoid. Codes "
         "and stored values stay; the score says nothing of accuracy."
     ]
     weights_first = assess(figures(0.72, relative_squared_error=0.09), run())
@@ -62,7 +63,8 @@ def test_where_windows_are_the_limit_fewer_groups_are_advised() -> None:
 def test_poor_weights_are_given_more_bits(
     error: float | None, bit_width: int, advised: int | None
 ) -> None:
-    found = assess(figures(0.9, relative_squared_error=error), run(bit_width=bit_width))
+    settings = run(bit_width=bit_width, trellis_fits=False)
+    found = assess(figures(0.9, relative_squared_error=error), settings)
     assert (f"--bit-width {advised}" in found.next_command) == (advised is not None)
     assert any("this changes the weights" in a for a in found.actions) == (advised is not None)
     assert any("relative squared error is above 0.05" in c for c in found.causes) == (error == 0.09)
@@ -72,7 +74,7 @@ def test_rounded_weights_are_first_given_least_squares() -> None:
     """The other method may do without more bits, so it comes before them."""
     poor = figures(0.9, relative_squared_error=0.09)
     carried = ("--config", "c.yaml", "--method", "minmax", "--encoding", "affine")
-    found = assess(poor, run(method="minmax", carried=carried))
+    found = assess(poor, run(method="minmax", carried=carried, trellis_fits=False))
     assert found.next_command == (
         "thermoq quantize --model dream-7b --output out-int2-g4-lsq --bit-width 2 "
         "--num-time-groups 4 --method lsq --config c.yaml --encoding affine"
@@ -80,7 +82,9 @@ def test_rounded_weights_are_first_given_least_squares() -> None:
     assert any("`thermoq quantize`, instead of by rounding" in text for text in found.actions)
     assert not any("Try INT4" in text for text in found.actions)
     # The advice after it: more bits, and a name of its own.
-    again = run(output="out-int2-g4-lsq", carried=("--method=lsq",), command="quantize")
+    again = run(
+        output="out-int2-g4-lsq", carried=("--method=lsq",), command="quantize", trellis_fits=False
+    )
     words = "--output out-int4-g4 --bit-width 4 --num-time-groups 4 --method=lsq"
     assert assess(poor, again).next_command == f"thermoq quantize --model dream-7b {words}"
 

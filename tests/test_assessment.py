@@ -62,7 +62,8 @@ def test_a_poor_baseline_lists_the_signs_of_one() -> None:
     assert found.causes[0].startswith("4 time groups are few")
     # The weights first: phases are held against each other on the same codes.
     assert found.next_command == (
-        "thermoq baseline --model dream-7b --output out-int4-g4 --bit-width 4 --num-time-groups 4"
+        "thermoq quantize --model dream-7b --output out-int2-g4-trellis --bit-width 2 "
+        "--num-time-groups 4 --encoding trellis --effort 5"
     )
     assert any("straight to Phase 3: `--phase optimize`" in text for text in found.actions)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import astuple
 
 import pytest
 from thermoq.candidates import candidates_for, kind_of
-from thermoq.encodings import EncodingChoice, scheme_for
+from thermoq.encodings import MANY_ROWS, EncodingChoice, scheme_for
 from thermoq.terms import LayerClass
 from thermoq.weights import Scheme
 
 LSQ = EncodingChoice("lsq")
+CODED = EncodingChoice("lsq", "coded")
 
 
 def kinds(layer_class: LayerClass, cols: int, choice: EncodingChoice) -> list[tuple[object, ...]]:
@@ -19,15 +21,17 @@ def kinds(layer_class: LayerClass, cols: int, choice: EncodingChoice) -> list[tu
 
 def bits(scheme: Scheme, cols: int) -> float:
     sizes = {"F16": 2, "U8": 1, "I8": 1}
-    parts = scheme.stored_parts(1, cols).values()
-    return 8 * sum(sizes[dtype] * shape[0] * shape[1] for dtype, shape in parts) / cols
+    parts = scheme.stored_parts(MANY_ROWS, cols).values()
+    nbytes = sum(sizes[dtype] * math.prod(shape) for dtype, shape in parts)
+    return 8 * nbytes / (MANY_ROWS * cols)
 
 
 @pytest.mark.parametrize("cols", [384, 1536, 4096])
 def test_from_few_bits_to_many(cols: int) -> None:
     found = candidates_for("body", cols, LSQ)
     assert [scheme.bit_width for scheme in found] == sorted(s.bit_width for s in found)
-    assert min(bits(scheme, cols) for scheme in found) < 2.45
+    assert min(bits(scheme, cols) for scheme in found) < 2.1
+    assert 2.2 < min(bits(scheme, cols) for scheme in found if scheme.encoding == "coded") < 2.45
     assert len(set(found)) == len(found)
 
 
@@ -40,7 +44,7 @@ def test_the_default_of_a_bit_width_is_the_last_of_it(cols: int, choice: Encodin
 
 
 def test_each_class_keeps_the_bits_that_it_has_in_a_run_of_two() -> None:
-    assert {s.bit_width for s in candidates_for("body", 384, LSQ)} == {2, 4, 8}
+    assert {s.bit_width for s in candidates_for("body", 384, LSQ)} == {2, 3, 4, 8}
     assert {s.bit_width for s in candidates_for("modulation", 384, LSQ)} == {4, 8}
     for layer_class in ("sensitive", "table"):
         assert candidates_for(layer_class, 384, LSQ) == (scheme_for(8, 384, LSQ),)
@@ -90,3 +94,20 @@ def test_affine_is_there_by_default_and_where_it_is_smaller() -> None:
     assert ("affine", 2, 128, 0, 0, 0) not in kinds("body", 4096, LSQ)
     for cols, bit_width in ((40, 2), (4096, 2), (4096, 4)):
         assert ("affine", bit_width, 64, 0, 0, 0) in kinds("body", cols, LSQ)
+
+
+def test_trellis_joins_the_others() -> None:
+    asked = EncodingChoice("lsq", "trellis", group_size=64, effort=2)
+    found = candidates_for("body", 384, asked)
+    in_trellis = [scheme for scheme in found if scheme.encoding == "trellis"]
+    assert [(s.bit_width, s.group_size, s.window_bits) for s in in_trellis] == [
+        (bits, 64, 9) for bits in (2, 3, 4)
+    ]
+    by_default = {s for s in candidates_for("body", 384, LSQ) if s.encoding != "trellis"}
+    assert by_default == {*found} - {*in_trellis}
+    without = candidates_for("body", 384, CODED)
+    assert {s.encoding for s in without} == {"coded", "q8"}
+    for bit_width in (2, 3, 4, 8):
+        of_it = [scheme for scheme in found if scheme.bit_width == bit_width]
+        assert of_it[-1] == scheme_for(bit_width, 384, asked)
+    assert {s.bit_width for s in candidates_for("modulation", 384, asked)} == {4, 8}

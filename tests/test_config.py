@@ -108,10 +108,13 @@ def test_resolved_values() -> None:
 @pytest.mark.parametrize(
     ("given", "method", "rotation"),
     [
-        ({}, "lsq", "none"),
+        ({}, "lsq", "hadamard"),
+        ({"bit_width": 4}, "lsq", "none"),
         ({"encoding": "affine"}, "lsq", "none"),
         ({"rotation": "hadamard"}, "lsq", "hadamard"),
-        ({"calibration": "c"}, "hessian", "none"),
+        ({"calibration": "c"}, "hessian", "hadamard"),
+        ({"calibration": "c", "bit_width": 4}, "hessian", "none"),
+        ({"calibration": "c", "group_size": 16}, "hessian", "none"),
         ({"calibration": "c", "encoding": "coded"}, "hessian", "none"),
         ({"calibration": "c", "encoding": "affine"}, "hessian", "hadamard"),
         ({"calibration": "c", "encoding": "affine", "rotation": "none"}, "hessian", "none"),
@@ -173,7 +176,8 @@ def test_every_flag_reaches_its_key() -> None:
     given: dict[str, Any] = {
         "bit_width": 4, "group_size": 32, "encoding": "coded", "method": "lsq",
         "super_block": 96, "scale_bits": 5, "minimum_bits": 3,
-        "rotation": "none", "num_time_groups": 8, "activation_bits": 4, "sampling_steps": 20,
+        "rotation": "none", "num_time_groups": 8, "activation_bits": 4,
+        "sensitive_activation_bits": 4, "sampling_steps": 20,
         "seed": 7, "threads": 2, "max_shard_size": "1GB", "components": ("vae",),
         "smoothness_threshold": 0.2, "validation": False, "interpolation": "cubic", "window": 10,
         "coupling": 2, "gain_estimator": "variance", "output_correction": False, "sequential": True,
@@ -286,7 +290,8 @@ def test_where_a_setting_was_given(load, tmp_path: Path) -> None:
          "trellis), got 4"),
         ({"encoding": "trellis", "effort": 6}, "--effort: expected an integer from 1 to 5, or "
          "null, got 6"),
-        ({"effort": 5}, "--effort: expected null (the encoding is not trellis), got 5"),
+        ({"effort": 5, "bit_width": 4}, "--effort: expected null (the encoding is not trellis), "
+         "got 5"),
         ({"bit_width": np.array([2, 4])}, "--bit-width: expected 2, 3, 4 or 8, got [2 4]"),
         ({"bit_width": np.eye(2)}, "--bit-width: expected 2, 3, 4 or 8, got [[1. 0.] [0. 1.]]"),
         ({"method": "hessian"}, "--method: expected minmax, lsq or null (hessian needs a "
@@ -405,6 +410,8 @@ BAD_VALUES = [
     (["num_time_groups: 0"], 2, "num_time_groups: expected an integer of at least 1, got 0"),
     (["num_time_groups: 4.5"], 2, "num_time_groups: expected an integer of at least 1, got 4.5"),
     (["activation_bits: 2"], 2, "activation_bits: expected 4 or 8, got 2"),
+    (["sensitive_activation_bits: 5"], 2, "sensitive_activation_bits: "
+     "expected 4, 8, none or null, got 5"),
     (["calibration: ''"], 2,
      "calibration: expected the path of a calibration file, or null, got ''"),
     (["grouping: adaptive"], 2,
@@ -445,12 +452,15 @@ BAD_VALUES = [
     (["layers:", "  - {match: ''}"], 3,
      "layers[0].match: expected a glob on the tensor name, got ''"),
     (["layers:", "  - match: a"], 3,
-     "layers[0]: expected bit_width, group_size and/or encoding, or skip alone, got "
-     "{match: 'a'}"),
+     "layers[0]: expected bit_width, group_size, encoding and/or activation_bits, or skip alone, "
+     "got {match: 'a'}"),
     (["layers:", "  - {match: a, skip: true, bit_width: 2}"], 3, "layers[0]: expected bit_width, "
-     "group_size and/or encoding, or skip alone, got {match: 'a', skip: true, bit_width: 2}"),
+     "group_size, encoding and/or activation_bits, or skip alone, got {match: 'a', skip: true, "
+     "bit_width: 2}"),
     (["method: minmax", "layers:", "  - {match: a, encoding: trellis}"], 4,
      "layers[0].encoding: expected affine (trellis needs method lsq), got 'trellis'"),
+    (["layers:", "  - {match: a, activation_bits: 2}"], 3,
+     "layers[0].activation_bits: expected 4, 8 or none, got 2"),
     (["layers:", "  - {match: a, encoding: q8}"], 3,
      "layers[0].encoding: expected affine, coded or trellis, got 'q8'"),
     (["layers:", "  - {match: a, bit_width: 8, encoding: coded}"], 3, "layers[0]: expected no "
@@ -519,7 +529,7 @@ def test_bad_values(refused, lines: list[str], line: int, message: str) -> None:
         (within("thermodynamic: {validation: {foo: 1}}"), "line 2: unknown key "
          "'thermodynamic.validation.foo' (expected one of enabled, smoothness_threshold)"),
         (within("layers:", "  - {match: a, bits: 8}"), "line 3: unknown key 'layers[0].bits' "
-         "(expected one of match, bit_width, skip, group_size, encoding)"),
+         "(expected one of match, bit_width, skip, group_size, encoding, activation_bits)"),
         ("bit_width: 2", "line 1: unknown key 'bit_width' (settings go under quantization:)"),
         ("\nquant: 2", "line 2: unknown key 'quant' (expected quantization)"),
         ("- a", "line 1: expected a mapping with the key quantization, got a list"),

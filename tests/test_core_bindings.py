@@ -28,6 +28,7 @@ WEIGHT = np.ones(2)
 TABLE = np.zeros(256, np.int16)
 TRELLIS = {"rows": 2, "cols": 3, "bit_width": 2, "window_bits": 8, "group_size": 8}
 FRACTIONS = np.ones((3, 2))
+BITS = np.full(2, 8, np.int32)
 LINKED = np.ones(3, bool)
 
 # Each function with arguments that work; `wrong` changes one of them.
@@ -97,7 +98,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "scale": PARAMETERS,
             "zero_point": PARAMETERS,
             "num_weights": WEIGHT,
-            "activation_bits": 8,
+            "activation_bits": BITS,
             "threshold": 0.3,
             "before": FRACTIONS,
             "after": FRACTIONS,

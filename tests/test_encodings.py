@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 from thermoq.encodings import (
+    MANY_ROWS,
     MAX_GROUPS_IN_SUPER_BLOCK,
     EncodingChoice,
     default_super_block,
     scheme_for,
 )
+from thermoq.trellis import TABLE_SEED
 from thermoq.weights import Scheme
 
 
@@ -25,7 +27,14 @@ def coded(bits: int, group: int, block: int, scale_bits: int, minimum_bits: int)
     )
 
 
+def trellis(group: int, window_bits: int) -> Scheme:
+    return Scheme(
+        "trellis", 2, group, window_bits=window_bits, block_rows=MANY_ROWS, table_seed=TABLE_SEED
+    )
+
+
 LSQ, MINMAX = EncodingChoice("lsq"), EncodingChoice("minmax")
+CODED = EncodingChoice("lsq", "coded")
 
 
 @pytest.mark.parametrize(
@@ -35,11 +44,16 @@ LSQ, MINMAX = EncodingChoice("lsq"), EncodingChoice("minmax")
         (4, 100, MINMAX, Scheme("affine", 4, 64)),
         (8, 4096, MINMAX, Scheme("q8", 8, 32)),
         # With super-blocks of 256 the value sets of Q2_K, Q4_K and Q8_0.
-        (2, 4096, LSQ, coded(2, 16, 256, 4, 4)),
+        (2, 4096, CODED, coded(2, 16, 256, 4, 4)),
         (4, 4096, LSQ, coded(4, 32, 256, 6, 6)),
         (8, 4096, LSQ, Scheme("q8", 8, 32)),
-        (2, 384, LSQ, coded(2, 16, 384, 4, 4)),
+        (2, 384, CODED, coded(2, 16, 384, 4, 4)),
         (4, 1152, LSQ, coded(4, 32, 384, 6, 6)),
+        # At 2 bits nothing comes near it.
+        (2, 4096, LSQ, trellis(4096, 12)),
+        (2, 384, EncodingChoice("hessian"), trellis(384, 12)),
+        (2, 384, EncodingChoice("lsq", effort=1), trellis(384, 8)),
+        (2, 384, EncodingChoice("lsq", group_size=64, effort=1), trellis(64, 8)),
     ],
 )
 def test_defaults(bit_width: int, cols: int, choice: EncodingChoice, expected: Scheme) -> None:

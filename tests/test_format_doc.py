@@ -230,7 +230,8 @@ def test_the_lines_read_codes_of_any_width(
 @pytest.mark.parametrize(
     "settings",
     [{"scale_bits": 5, "minimum_bits": 3}, {"bit_width": 4, "scale_bits": 7, "minimum_bits": 6},
-     {"group_size": 8, "super_block": 40}, {"group_size": 40}, {"encoding": "affine"},
+     {"group_size": 8, "super_block": 40}, {"encoding": "coded", "group_size": 40},
+     {"encoding": "affine"}, {"encoding": "trellis", "group_size": 16},
      *({"encoding": "trellis", "rotation": "none", "bit_width": b, "effort": effort}
        for b, effort in ((2, 1), (3, 2), (4, 3), (2, 5)))],
 )  # fmt: skip
@@ -390,12 +391,18 @@ def test_keys_are_present_where_the_tables_say(run: Run) -> None:
     assert manifest.keys() == {*always, "tensors_sha256"}
     everywhere = {"encoding", "shape", "source_dtype"}
     of_matrices = {"layer_class", "bit_width", "group_size", "row_dimension"}
-    of_coded = {"super_block", "scale_bits", "minimum_bits"}
+    of_encoding = {
+        "coded": {"super_block", "scale_bits", "minimum_bits"},
+        "trellis": {"window_bits", "block_rows", "table_seed"},
+    }
+    for row in run.report.layers:
+        of_rotated = manifest["tensors"][row.name].keys() & {"rotation", "rotation_seed"}
+        assert len(of_rotated) == (0 if row.rotation is None else 2)
     for entry in manifest["tensors"].values():
         place = {"same_as"} if "same_as" in entry else {"sha256"}
         own = {"reason"} if entry["encoding"] == "copied" else of_matrices
-        own = own | of_coded if entry["encoding"] == "coded" else own
-        assert entry.keys() == everywhere | place | own
+        own = own | of_encoding.get(entry["encoding"], set())
+        assert entry.keys() - {"rotation", "rotation_seed"} == everywhere | place | own
     expected = set(models.read_tensors(run.source / run.component))
     assert set(manifest["tensors"]) == expected
 
@@ -429,6 +436,14 @@ def test_stored_tensors_are_those_of_the_table(run: Run) -> None:
         if entry["encoding"] == "affine":
             expected[f"{name}.minimum"] = ("F16", (rows, groups))
             expected[f"{name}.codes"] = ("U8", (rows, -(-cols * entry["bit_width"] // 8)))
+        elif entry["encoding"] == "trellis":
+            whole, rest = divmod(rows, entry["block_rows"])
+            beyond = entry["window_bits"] - entry["bit_width"]
+            streams = [
+                cols * -(-(entry["bit_width"] * n + beyond) // 8)
+                for n in [entry["block_rows"]] * whole + [rest] * (rest > 0)
+            ]
+            expected[f"{name}.codes"] = ("U8", (sum(streams),))
         else:
             expected[f"{name}.codes"] = ("I8", (rows, cols))
     assert {name: tensor[:2] for name, tensor in stored.items()} == expected
@@ -452,7 +467,7 @@ def optimized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, float 
         thermoq.quantize(
             source, output, method="lsq", phase="optimize", output_correction=False,
             calibration=root / "c.safetensors", interpolation=interpolation,
-            window=window, smoothing=window is not None,
+            window=window, smoothing=window is not None, activation_bits=4,
         )  # fmt: skip
         add_output_correction(open_quantized(output)[1][0], correction)
         thermoq.verify(output)
@@ -485,9 +500,8 @@ def test_the_lines_find_time_parameters(
             seen.add(fraction > 0)
             expected: list[Any] = [None] * 4
             if activation is not None:
-                bits = component.manifest.activation_bits or 0
-                scales, points = activation.scale, activation.zero_point
-                expected[:2] = activation_at(scales, points, bits, group, fraction)
+                values = activation.scale, activation.zero_point, activation.activation_bits
+                expected[:2] = activation_at(*values, group, fraction)
             if rows is not None:
                 expected[2:] = rows.at(group, fraction)
                 assert isinstance(entry, QuantizedTensor)

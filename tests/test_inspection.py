@@ -17,7 +17,7 @@ Quantized = Callable[[str, str], Run]
 
 
 def test_the_plan_is_what_is_done(run: Run) -> None:
-    planned = thermoq.inspect(run.source, method=run.report.method)
+    planned = thermoq.inspect(run.source, **run.settings)
     stored = thermoq.inspect(run.output)
     assert (planned.quantized, stored.quantized) == (False, True)
     assert planned.layout == stored.layout
@@ -96,18 +96,21 @@ def test_rotated_tensors(quantized: Quantized, tmp_path: Path) -> None:
     rotated = [
         {tensor.name for tensor in found.tensors if tensor.rotation == "hadamard"}
         for found in (
-            thermoq.inspect(source, rotation="hadamard"),
-            _quantized_with_rotation(source, tmp_path / "out"),
+            thermoq.inspect(source),
+            thermoq.inspect(source, encoding="coded", rotation="hadamard"),
+            _quantized_with_rotation(source, tmp_path / "trellis"),
+            _quantized_with_rotation(source, tmp_path / "coded", encoding="coded"),
         )
     ]
-    assert rotated[0] == rotated[1]
+    assert rotated[0] == rotated[1] == rotated[2] == rotated[3]
     assert "model.layers.0.mlp.up_proj.weight" in rotated[0]
     assert "model.embed_tokens.weight" not in rotated[0]
-    assert {tensor.rotation for tensor in thermoq.inspect(source).tensors} == {None}
+    for settings in ({"encoding": "coded"}, {"rotation": "none"}):
+        assert {tensor.rotation for tensor in thermoq.inspect(source, **settings).tensors} == {None}
 
 
-def _quantized_with_rotation(source: Path, output: Path) -> Inspection:
-    report = thermoq.quantize(source, output, rotation="hadamard")
+def _quantized_with_rotation(source: Path, output: Path, **settings: str) -> Inspection:
+    report = thermoq.quantize(source, output, rotation="hadamard", **settings)
     found = thermoq.inspect(output)
     by_name = {tensor.name: tensor.rotation for tensor in found.tensors}
     assert {row.name: row.rotation for row in report.layers}.items() <= by_name.items()

@@ -13,6 +13,7 @@ from thermoq.errors import UsageError
 from thermoq.interpolation import (
     TimeSchedule,
     clamped_boundaries,
+    default_windows,
     group_widths,
     piecewise,
     shape,
@@ -134,7 +135,8 @@ def test_wide_windows_are_clamped_and_named() -> None:
     assert clamped_boundaries(RAGGED, 20.0) == (1, 2)
     assert clamped_boundaries(RAGGED, 0.75) == ()
     assert clamped_boundaries(RAGGED, None) == ()
-    assert smoothed(RAGGED, "cubic").windows == window_limits(RAGGED)
+    assert smoothed(RAGGED, "cubic", 1e9).windows == window_limits(RAGGED)
+    assert smoothed(RAGGED, "cubic").windows == default_windows(RAGGED) == (25.0, 0.375, 0.375)
 
 
 def test_nothing_to_smooth() -> None:

@@ -25,16 +25,20 @@ def measure(
     zero_point: Sequence[Sequence[float]] | None = None,
     weight: Sequence[int] | None = None,
     *,
-    activation_bits: int = 8,
+    activation_bits: int | Sequence[int] = 8,
     threshold: float = 0.3,
 ) -> Smoothness:
     """The smoothness of layers, one row each; zero-points stay at the middle unless given."""
     scales = np.array(scale, float)
     points = np.full_like(scales, 128.0) if zero_point is None else np.array(zero_point, float)
-    parameters = [TimeParameters(s, z, "none") for s, z in zip(scales, points, strict=True)]
+    bits = [activation_bits] * len(scales) if isinstance(activation_bits, int) else activation_bits
+    parameters = [
+        TimeParameters(s, z, "none", activation_bits=a)
+        for s, z, a in zip(scales, points, bits, strict=True)
+    ]
     groups = uniform_time_groups(1000, scales.shape[1])
     weights = [1] * len(scales) if weight is None else weight
-    return smoothness(parameters, weights, piecewise(groups), activation_bits, threshold, 50)
+    return smoothness(parameters, weights, piecewise(groups), threshold, 50)
 
 
 def score(measured: Smoothness) -> float:
@@ -78,6 +82,13 @@ def test_the_zero_point_jump_is_a_share_of_the_range() -> None:
     for bits in (4, 8):
         measured = measure([[1.0, 1.0]], [[1.0, 4.0]], activation_bits=bits)
         assert measured.boundaries[0].zero_point_jump == 3 / (2**bits - 1)
+
+
+def test_layers_have_ranges_of_their_own() -> None:
+    measured = measure([[1.0, 1.0]] * 2, [[1.0, 4.0]] * 2, activation_bits=[4, 8])
+    jumps = [layer.boundary_scores.tolist() for layer in measured.layers]
+    assert jumps == [[1 - 3 / 15 / 2], [1 - 3 / 255 / 2]]
+    assert measured.boundaries[0].zero_point_jump == pytest.approx((3 / 15 + 3 / 255) / 2)
 
 
 def test_jumps_are_clipped_per_layer_before_averaging() -> None:
@@ -167,20 +178,23 @@ TABLES = st.tuples(st.integers(1, 6), st.integers(1, 8)).flatmap(
             max_size=shape[0],
         ),
         st.lists(st.integers(1, 10**9), min_size=shape[0], max_size=shape[0]),
+        st.lists(st.sampled_from([4, 8]), min_size=shape[0], max_size=shape[0]),
     )
 )
 
 
-@given(table=TABLES, bits=st.sampled_from([4, 8]), threshold=st.floats(0.01, 1.0))
+@given(table=TABLES, threshold=st.floats(0.01, 1.0))
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_parameters(
-    table: tuple[list[list[float]], list[list[int]], list[int]], bits: int, threshold: float
+    table: tuple[list[list[float]], list[list[int]], list[int], list[int]], threshold: float
 ) -> None:
-    scale, zero_point, weight = (np.array(part, float) for part in table)
+    scale, zero_point, weight = (np.array(part, float) for part in table[:3])
+    bits = table[3]
     truth = reference.boundary_jumps(scale, zero_point, weight, bits, threshold)
     boundaries = (scale.shape[1] - 1, 1)
+    across = np.zeros(boundaries), np.ones(boundaries)
     found = _core.boundary_jumps(
-        scale, zero_point, weight, bits, threshold, np.zeros(boundaries), np.ones(boundaries)
+        scale, zero_point, weight, np.array(bits, np.int32), threshold, *across
     )
     for name in ("layer_scale_jump", "layer_zero_point_jump", "layer_boundary_score"):
         assert np.array_equal(getattr(found, name), getattr(truth, name)), name

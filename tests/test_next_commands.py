@@ -18,8 +18,8 @@ def test_under_the_prior_the_next_command_calibrates(score: float) -> None:
         output="out-int2-g4/",
         carried=("--seed", "3"),
         command="quantize",
-        writes_report=True,
-        writes_html_report=True,
+        report="mine.json",
+        html_report="mine.html",
     )
     found = assess(prior(score), settings)
     assert shlex.split(found.next_command) == [
@@ -47,7 +47,7 @@ def test_a_budget_is_carried_and_sets_no_bits_beside_it() -> None:
     assert "--max-size 3GB" in (found.then_command or "")
 
 
-SMOOTH = "--phase smooth --window 125 --method lsq"
+SMOOTH = "--phase smooth --method lsq"
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ SMOOTH = "--phase smooth --window 125 --method lsq"
          "--phase optimize --method lsq"),
         (0.72, 0.9, {"encoding": "affine", "method": "minmax"},
          "--output out-int2-g4-smooth --bit-width 2 --num-time-groups 4 --phase smooth "
-         "--window 125 --method minmax --encoding affine"),
+         "--method minmax --encoding affine"),
         (0.72, 0.9, {"encoding": "q8", "bit_width": 8},
          f"--output out-int8-g4-smooth --bit-width 8 --num-time-groups 4 {SMOOTH}"),
         # The ending of an earlier advice is replaced, and what was given is repeated.
         (0.72, 0.9, {"output": "a/out-int2-g4/"},
          f"--output a/out-int2-g4-smooth --bit-width 2 --num-time-groups 4 {SMOOTH}"),
-        (0.72, 0.9, {"writes_report": True, "writes_html_report": True},
+        (0.72, 0.9, {"report": "mine.json", "html_report": "mine.html"},
          f"--output out-int2-g4-smooth --bit-width 2 --num-time-groups 4 {SMOOTH} "
          "--report out-int2-g4-smooth.json --html-report out-int2-g4-smooth.html"),
         (0.72, 0.9, {"carried": ("--config", "my settings.yaml", "--seed", "3")},
@@ -74,7 +74,7 @@ SMOOTH = "--phase smooth --window 125 --method lsq"
          "--config 'my settings.yaml' --seed 3"),
         (0.72, 0.9, {"carried": ("--method=lsq", "--no-smoothing", "--window", "3")},
          "--output out-int2-g4-smooth --bit-width 2 --num-time-groups 4 --phase smooth "
-         "--window 125 --method=lsq"),
+         "--method=lsq"),
         (0.72, 0.9, {"output": "."},
          f"--output ../here-int2-g4-smooth --bit-width 2 --num-time-groups 4 {SMOOTH}"),
         (0.72, 0.9, {"output": "x-g8-int4-g2-smooth"},
@@ -111,7 +111,8 @@ def test_next_phase(
     ],
 )  # fmt: skip
 def test_more_bits(score: float, cosine: float, given: dict[str, Any], expected: str) -> None:
-    found = assess(figures(score, cosine_similarity=cosine), run(**given))
+    settings = run(**{"trellis_fits": False, **given})
+    found = assess(figures(score, cosine_similarity=cosine), settings)
     assert found.next_command == f"thermoq baseline --model dream-7b {expected}"
 
 
@@ -129,7 +130,7 @@ RUN = "thermoq quantize --model dream-7b --output out"
         (0.75, "smooth", {"interpolation": "linear"}, 4, f"{RUN}-int2-g4-smooth --bit-width 2 "
          "--num-time-groups 4 --phase smooth --window 125"),
         (0.75, "smooth", {"interpolation": "linear", "limits": (99.0, 50.0, 50.0)}, 4,
-         f"{RUN}-int2-g4-smooth --bit-width 2 --num-time-groups 4 --phase smooth"),
+         f"{RUN}-int2-g4-smooth --bit-width 2 --num-time-groups 4 --phase smooth --window 99"),
         # At the limit: another interpolation if that is better, else fewer groups.
         (0.75, "smooth", {**SMOOTHED, "interpolation": "sigmoid"}, 4, f"{RUN}-int2-g4-smooth "
          "--bit-width 2 --num-time-groups 4 --phase smooth --interpolation linear --window 50"),
@@ -159,6 +160,27 @@ def test_the_dials_of_phases_2_and_3(
         carried=(*words, "--phase", phase, "--window", "50"),
     )
     assert assess(given, settings).next_command == expected
+
+
+@pytest.mark.parametrize(
+    ("reports", "expected"),
+    [
+        ({}, ""),
+        ({"report": "a.json"}, " --report a.json"),
+        ({"html_report": "my page.html"}, " --html-report 'my page.html'"),
+        (
+            {"report": "r/a.json", "html_report": "b.html"},
+            " --report r/a.json --html-report b.html",
+        ),
+    ],
+)
+def test_the_evaluation_goes_into_the_reports_of_the_run(
+    reports: dict[str, str], expected: str
+) -> None:
+    given = figures(0.95, phase="optimize", windows=windows(**SMOOTHED))
+    settings = run(phase="optimize", command="quantize", **reports)
+    command = f"thermoq evaluate --model dream-7b --quantized out{expected}"
+    assert assess(given, settings).next_command == command
 
 
 @pytest.mark.parametrize("given", [{"bit_width": 8}, {"output": "some dir/x"}])

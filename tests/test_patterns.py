@@ -163,7 +163,7 @@ def test_advice_has_real_values() -> None:
     (severe,) = advice({0: 0.7}, groups=3, windows=windows(limits=(99.0, 50.0)))
     assert "`--phase smooth --window 99 --interpolation cubic` spreads the jump" in severe
     (uniform,) = advice({0: 0.4, 1: 0.4, 2: 0.4}, windows=windows(limits=(99.0, 50.0, 50.0)))
-    assert "`--phase smooth` spreads every jump over a window" in uniform  # not one width
+    assert "`--phase smooth --window 99` spreads every jump over a window" in uniform
     assert uniform.endswith("`--phase optimize` couples the groups' parameters to each other.")
 
 

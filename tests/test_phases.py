@@ -107,6 +107,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"method": "lsq", "bit_width": 8},
     {"method": "hessian", "encoding": "affine", "rotation": "hadamard"},
     {"method": "lsq", "activation_bits": 4, "num_time_groups": 3},
+    {"method": "lsq", "encoding": "coded"},
+    {"method": "hessian", "encoding": "coded"},
 ]
 
 
@@ -144,7 +146,7 @@ def test_optimization_leaves_the_codes_as_they_are(
 
 
 def test_what_is_written_is_what_the_optimization_finds(make: Make) -> None:
-    for settings in ({"method": "lsq"}, SETTINGS[5]):
+    for settings in ({"method": "lsq"}, {"method": "lsq", "encoding": "coded"}, SETTINGS[5]):
         root, report = make(**settings, phase="optimize", coupling=2.0, seed=3)
         component = opened(root)
         source = read_calibration(root.parent / "c.safetensors")
@@ -174,7 +176,7 @@ def test_what_is_written_is_what_the_optimization_finds(make: Make) -> None:
                     8,
                     rotate=None if rotation is None else rotation.forward,
                 ),
-                OptimizationChoices(coupling=2.0, estimator="unbiased", seed=3),
+                OptimizationChoices(coupling=2.0, estimator="unbiased", seed=3, clip_search=False),
             )
             activation, rows = component.activation(row.name), component.rows(row.name)
             assert activation is not None
@@ -242,9 +244,10 @@ def test_layers_that_see_one_input_a_sample_keep_their_rows(make: Make, tmp_path
 def test_a_budget_leaves_room_for_rows(make: Make) -> None:
     plain, _ = make(method="lsq")
     size = sum(p.stat().st_size for p in models.safetensors_files(plain / "transformer"))
-    root, report = make(method="lsq", phase="optimize", max_size=f"{size * 1.4 / 1000:.0f}KB")
+    limit = size * 3 // 2
+    root, report = make(method="lsq", phase="optimize", max_size=limit)
     assert report.budget is not None
-    assert report.budget.achieved_bytes <= report.budget.predicted_bytes <= size * 1.4
+    assert report.budget.achieved_bytes <= report.budget.predicted_bytes <= limit
     assert report.budget.achieved_bytes == report.sizes.model_bytes
     thermoq.verify(root)
 

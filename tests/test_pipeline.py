@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import models
 import pytest
@@ -14,7 +15,10 @@ from safetensors import safe_open
 from safetensors_files import write_json, write_safetensors
 from thermoq.invocation import Invocation
 
-Quantized = Callable[[str, str], Run]
+Quantized = Callable[..., Run]
+
+DEFAULT = {"method": None, "encoding": None, "effort": None}
+ENCODINGS = pytest.mark.parametrize("encoding", [None, "coded"])
 
 # What lies in the output.
 
@@ -41,16 +45,20 @@ def test_other_files_are_carried_over(run: Run) -> None:
     entry = changed.pop("quantization_config")
     assert changed == json.loads(before[config])
     assert entry["quant_method"] == "thermoq"
-    assert (entry["format_version"], entry["bit_width"]) == (1, 2)
-    how = {key: entry.get(key, "absent") for key in (
-        "method", "encoding", "group_size", "super_block", "scale_bits", "minimum_bits"
-    )}  # fmt: skip
-    absent = ["absent"] * 3
+    # Inputs are rotated by default with trellis, which version 1 cannot say.
+    assert (entry["format_version"], entry["bit_width"]) == (1 + (run.settings == DEFAULT), 2)
     expected = {
-        "lsq": ["lsq", "coded", 16, None, 4, 4],
-        "minmax": ["minmax", "affine", 64, *absent],
-    }
-    assert list(how.values()) == expected[run.report.method]
+        "trellis": {"method": "lsq", "group_size": None, "window_bits": 12},
+        "coded": {
+            "method": "lsq", "group_size": 16, "super_block": None, "scale_bits": 4,
+            "minimum_bits": 4,
+        },
+        "affine": {"method": "minmax", "group_size": 64},
+    }  # fmt: skip
+    keys = {key for how in expected.values() for key in how}
+    encoding = entry["encoding"]
+    assert (encoding == "trellis") is (run.settings == DEFAULT)
+    assert {key: entry[key] for key in keys if key in entry} == expected[encoding]
 
 
 def test_a_vae_is_copied_as_it_is(quantized: Quantized) -> None:
@@ -143,24 +151,31 @@ def test_a_checkpoint_without_tensors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["unet", "dit", "dream", "oddities"])
 @pytest.mark.parametrize("dtype", models.FLOAT_DTYPES)
+@ENCODINGS
 def test_threads_and_levels_change_no_byte(
-    quantized: Quantized, simd_level: str, tmp_path: Path, name: str, dtype: str
+    quantized: Quantized,
+    simd_level: str,
+    tmp_path: Path,
+    name: str,
+    dtype: str,
+    encoding: str | None,
 ) -> None:
-    run = quantized(name, dtype)
+    run = quantized(name, dtype, encoding=encoding)
     expected = models.tree(run.output)
     for threads in (1, 4):
         output = tmp_path / f"with-{threads}-threads"
-        thermoq.quantize(run.source, output, threads=threads)
+        thermoq.quantize(run.source, output, threads=threads, encoding=encoding)
         found = models.tree(output)
         assert found.keys() == expected.keys()
         assert [n for n in found if found[n] != expected[n]] == []
 
 
+@pytest.mark.parametrize("settings", [{"effort": 1}, {"encoding": "coded"}], ids=str)
 def test_threads_and_levels_change_no_byte_of_a_real_model(
-    quantized: Quantized, simd_level: str, tmp_path: Path
+    quantized: Quantized, simd_level: str, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    run = quantized("minilm", "BF16")
-    thermoq.quantize(run.source, tmp_path / "again", threads=3)
+    run = quantized("minilm", "BF16", **settings)
+    thermoq.quantize(run.source, tmp_path / "again", threads=3, **settings)
     assert models.tree(tmp_path / "again") == models.tree(run.output)
 
 
@@ -178,12 +193,21 @@ def test_reports_and_paths_change_no_byte(quantized: Quantized, tmp_path: Path) 
     assert models.tree(tmp_path / "elsewhere") == models.tree(run.output)
 
 
-def test_the_seed_changes_the_prior_alone(quantized: Quantized, tmp_path: Path) -> None:
-    run = quantized("unet", "F32")
-    report = thermoq.quantize(run.source, tmp_path / "out", seed=1)
+@ENCODINGS
+def test_the_seed_changes_the_prior_and_the_rotation_alone(
+    quantized: Quantized, tmp_path: Path, encoding: str | None
+) -> None:
+    run = quantized("unet", "F32", encoding=encoding)
+    report = thermoq.quantize(run.source, tmp_path / "out", seed=1, encoding=encoding)
     assert report.smoothness_score != run.report.smoothness_score
     before, after = models.tree(run.output), models.tree(tmp_path / "out")
-    assert [n for n in after if after[n] != before[n]] == ["unet/thermoq.json"]
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    changed = {"unet/thermoq.json"} | ({weights} if encoding is None else set())
+    assert {n for n in after if after[n] != before[n]} == changed
+    stored = [models.read_tensors(output / "unet") for output in (run.output, tmp_path / "out")]
+    for row in report.layers:
+        parts = [key for key in stored[0] if key.startswith(f"{row.name}.")]
+        assert all(stored[0][p] == stored[1][p] for p in parts) is (row.rotation is None)
 
 
 # Reports as files.

@@ -68,16 +68,24 @@ def test_weights_beyond_float16_are_named_and_can_be_skipped(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("method", "suffix"), [("minmax", "scale"), ("lsq", "super_scale"), ("lsq", "scale_codes")]
+    ("settings", "suffix"),
+    [
+        ({"method": "minmax"}, "scale"),
+        ({"encoding": "coded"}, "super_scale"),
+        ({"encoding": "coded"}, "scale_codes"),
+        ({"encoding": "trellis"}, "codes"),
+    ],
 )
-def test_two_tensors_of_one_name_are_refused(tmp_path: Path, method: str, suffix: str) -> None:
+def test_two_tensors_of_one_name_are_refused(
+    tmp_path: Path, settings: dict[str, str], suffix: str
+) -> None:
     maker = models.Maker("F32")
     maker.add("a.weight", 8, 16)
     maker.add(f"a.weight.{suffix}", 3)
     write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
     write_json(tmp_path / "in/config.json", {})
     with pytest.raises(InputError, match=rf"got a\.weight\.{suffix} for 'a\.weight' too"):
-        thermoq.quantize(tmp_path / "in", tmp_path / "out", method=method)
+        thermoq.quantize(tmp_path / "in", tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
 
 

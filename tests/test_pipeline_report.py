@@ -56,7 +56,7 @@ def test_headline_scores_follow_from_the_layers(run: Run) -> None:
         np.array([parameters.scale for _, parameters in rows]),
         np.array([parameters.zero_point for _, parameters in rows]),
         np.array([float(row.num_weights) for row, _ in rows]),
-        report.activation_bits,
+        [parameters.activation_bits or 0 for _, parameters in rows],
         0.3,
     )
     for i, (_, parameters) in enumerate(rows):

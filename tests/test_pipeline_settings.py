@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import models
 import pytest
@@ -14,7 +15,7 @@ from conftest import Run
 from safetensors import safe_open
 from thermoq.errors import UsageError
 
-Quantized = Callable[[str, str], Run]
+Quantized = Callable[..., Run]
 
 
 def file_bytes(folder: Path) -> int:
@@ -35,7 +36,12 @@ def test_bit_widths(quantized: Quantized, tmp_path: Path, bit_width: int) -> Non
     assert bits == {"body": bit_width, "modulation": max(4, bit_width), "sensitive": 8, "table": 8}
     assert report.nominal_compression_ratio == 16 / bit_width
     assert report.method == "lsq"
-    assert report.encoding == ("q8" if bit_width == 8 else "coded")
+    encodings = {row.layer_class: row.encoding for row in report.layers}
+    of_bits = {2: "trellis", 4: "coded", 8: "q8"}
+    assert report.encoding == of_bits[bit_width]
+    assert encodings == {key: of_bits[bits[key]] for key in bits}
+    rotated = {row.encoding for row in report.layers if row.rotation is not None}
+    assert rotated == ({"trellis"} if bit_width == 2 else set())
     assert report.smoothness_score == run.report.smoothness_score  # weights have no say in it
     thermoq.verify(tmp_path / "out")
 
@@ -52,7 +58,8 @@ def test_more_bits_are_closer(quantized: Quantized, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "encoding"), [("minmax", "affine"), ("lsq", "affine"), ("lsq", "coded")]
+    ("method", "encoding"),
+    [("minmax", "affine"), ("lsq", "affine"), ("lsq", "coded"), ("lsq", "trellis")],
 )
 @pytest.mark.parametrize("group_size", [8, 24, 128, 4096])
 def test_group_sizes(
@@ -119,7 +126,35 @@ def test_least_squares_are_closer_than_rounding_at_every_size(
     for row in affine.layers:
         assert row.squared_error <= before[row.name]
     assert affine.relative_squared_error < 0.7 * rounded.relative_squared_error
-    assert run.report.relative_squared_error < affine.relative_squared_error
+    coded = quantized("dream", "BF16", encoding="coded").report
+    assert coded.relative_squared_error < affine.relative_squared_error
+    assert run.report.relative_squared_error < coded.relative_squared_error
+
+
+@pytest.mark.parametrize(
+    ("settings", "encoding"),
+    [
+        ({}, "trellis"),
+        ({"group_size": 24}, "coded"),
+        ({"super_block": 128}, "coded"),
+        ({"scale_bits": 5}, "coded"),
+        ({"minimum_bits": 5}, "coded"),
+        ({"group_size": 24, "effort": 1}, "trellis"),
+        ({"group_size": 24, "encoding": "trellis"}, "trellis"),
+    ],
+)
+def test_what_trellis_has_not_asks_for_coded(
+    quantized: Quantized, tmp_path: Path, settings: dict[str, Any], encoding: str
+) -> None:
+    run = quantized("dream", "F16")
+    report = thermoq.quantize(run.source, tmp_path / "out", **settings)
+    body = [row for row in report.layers if row.layer_class == "body"]
+    assert report.encoding == encoding
+    assert {row.encoding for row in body} == {encoding}
+    assert {row.rotation for row in body} == {"hadamard" if encoding == "trellis" else None}
+    for key in {*settings} - {"effort", "encoding"}:
+        assert {getattr(row, key) for row in body} == {settings[key]}
+    thermoq.verify(tmp_path / "out")
 
 
 def test_rules_choose_the_encoding(quantized: Quantized, tmp_path: Path) -> None:
@@ -160,6 +195,34 @@ quantization:
     for row in report.layers:
         if row.bit_width != 8:
             assert row.encoding == ("coded" if ".ff." in row.name else "affine")
+
+
+def test_rules_beside_the_default(quantized: Quantized, tmp_path: Path) -> None:
+    """Groups that a rule asks for are those of coded, whose inputs stay as they are."""
+    run = quantized("dit", "BF16")
+    config = write_config(
+        tmp_path,
+        """
+quantization:
+  layers:
+    - {match: "*.attn1.to_q.weight", encoding: coded}
+    - {match: "*.attn1.to_k.weight", group_size: 24}
+    - {match: "*.attn1.to_v.weight", encoding: trellis, bit_width: 3}
+""",
+    )
+    report = thermoq.quantize(run.source, tmp_path / "out", config=config)
+    assert report.warnings == []
+    rows = {row.name.removeprefix("transformer_blocks.1."): row for row in report.layers}
+    stored = {
+        name: (row.encoding, row.bit_width, row.group_size, row.rotation)
+        for name, row in rows.items()
+    }
+    assert stored["attn1.to_q.weight"] == ("coded", 2, 16, None)
+    assert stored["attn1.to_k.weight"] == ("coded", 2, 24, None)
+    assert stored["attn1.to_v.weight"] == ("trellis", 3, 40, "hadamard")
+    assert stored["attn1.to_out.0.weight"] == ("trellis", 2, 40, "hadamard")
+    assert stored["norm1.linear.weight"] == ("coded", 4, 32, None)
+    thermoq.verify(tmp_path / "out")
 
 
 def test_layers_rules(quantized: Quantized, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors_files import write_json, write_safetensors
 from thermoq.config import QuantizationConfig
 from thermoq.errors import InputError, UsageError
 
-Quantized = Callable[[str, str], Run]
+Quantized = Callable[..., Run]
 
 QUERY = "transformer_blocks.1.attn1.to_q.weight"
 
@@ -86,6 +86,9 @@ def assert_told(plan: thermoq.QuantizationPlan, report: thermoq.Report) -> None:
         {"target_bits": 5.5, "encoding": "affine", "max_shard_size": "20KB"},
         {"encoding": "affine", "rotation": "hadamard"},
         {"target_bits": 5.5, "rotation": "hadamard"},
+        {"encoding": "coded"},
+        {"target_bits": 5.5, "encoding": "coded"},
+        {"target_bits": 5.5, "rotation": "none"},
     ],
     ids=str,
 )
@@ -180,17 +183,22 @@ def test_it_beats_the_uniform_choice_of_the_same_size(
         assert chosen.relative_squared_error <= uniform.relative_squared_error
 
 
-def test_it_beats_the_uniform_choice_on_a_real_model(quantized: Quantized, tmp_path: Path) -> None:
-    run = quantized("minilm", "BF16")
+@pytest.mark.parametrize(("encoding", "most"), [("coded", 0.95), (None, 0.5)])
+def test_it_beats_the_uniform_choice_on_a_real_model(
+    quantized: Quantized, tmp_path: Path, encoding: str | None, most: float
+) -> None:
+    """The uniform one is coded; with trellis among the candidates half of its error is left."""
+    run = quantized("minilm", "BF16", encoding="coded")
     uniform = run.report
     limit = uniform.sizes.model_bytes
-    plan = thermoq.plan_quantization(run.source, max_size=limit)
-    report = thermoq.quantize(run.source, tmp_path / "out", max_size=limit)
+    settings: dict[str, Any] = {"max_size": limit, "encoding": encoding}
+    plan = thermoq.plan_quantization(run.source, **settings)
+    report = thermoq.quantize(run.source, tmp_path / "out", **settings)
     assert 0.99 * limit <= report.sizes.model_bytes <= limit
     assert report.sizes.model_bytes == plan.model_bytes
     assert report.relative_squared_error is not None
     assert uniform.relative_squared_error is not None
-    assert report.relative_squared_error < 0.95 * uniform.relative_squared_error
+    assert report.relative_squared_error < most * uniform.relative_squared_error
     assert plan.relative_squared_error == pytest.approx(report.relative_squared_error, rel=0.02)
     assert report.budget is not None
     assert report.budget.predicted_lower_bound <= 1.02 * report.budget.squared_error
@@ -226,7 +234,10 @@ def test_pinned_layers_stay_pinned(tmp_path: Path) -> None:
         assert report.sizes.bits_per_weight_quantized <= target
 
 
-def test_tensors_with_the_same_bytes_stay_together(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("encoding", "target"), [("coded", 3.1), (None, 3.3)])
+def test_tensors_with_the_same_bytes_stay_together(
+    tmp_path: Path, encoding: str | None, target: float
+) -> None:
     maker = models.Maker("F32")
     for block in range(6):
         maker.linear(f"blocks.{block}.proj", 64, 128, bias=False)
@@ -236,7 +247,9 @@ def test_tensors_with_the_same_bytes_stay_together(tmp_path: Path) -> None:
     write_json(source / "config.json", {})
     write_safetensors(source / "model.safetensors", maker.tensors)
     layers = [{"match": "blocks.8.*", "bit_width": 8}]
-    report = thermoq.quantize(source, tmp_path / "out", target_bits=3.1, layers=layers)
+    report = thermoq.quantize(
+        source, tmp_path / "out", target_bits=target, layers=layers, encoding=encoding
+    )
     rows = {row.name: row for row in report.layers}
     first = rows["blocks.0.proj.weight"]
     for block in (6, 7):

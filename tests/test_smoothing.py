@@ -23,15 +23,13 @@ def layers(count: int, groups: int, bits: int, seed: int) -> list[TimeParameters
     scale[rng.random((count, groups)) < 0.1] = 0.0
     zero_point = rng.integers(0, 2**bits, size=(count, groups)).astype(np.float64)
     return [
-        TimeParameters(s, np.where(s > 0, z, 0.0), "calibration")
+        TimeParameters(s, np.where(s > 0, z, 0.0), "calibration", activation_bits=bits)
         for s, z in zip(scale, zero_point, strict=True)
     ]
 
 
-def measure(
-    parameters: list[TimeParameters], schedule: TimeSchedule, steps: int, bits: int = 8
-) -> Smoothness:
-    return smoothness(parameters, [1] * len(parameters), schedule, bits, 0.3, steps)
+def measure(parameters: list[TimeParameters], schedule: TimeSchedule, steps: int) -> Smoothness:
+    return smoothness(parameters, [1] * len(parameters), schedule, 0.3, steps)
 
 
 def brute_force(
@@ -75,7 +73,7 @@ def test_the_largest_change_of_a_step(
 ) -> None:
     schedule = smoothed(RAGGED, kind, window)
     parameters = layers(6, 4, bits, seed=steps + bits)
-    found = measure(parameters, schedule, steps, bits)
+    found = measure(parameters, schedule, steps)
     for layer, own in enumerate(parameters):
         for i in range(3):
             scale_jump, point_jump = brute_force(own, schedule, i, steps, bits)

@@ -150,6 +150,24 @@ def test_small_and_empty_layers(rows: int, cols: int, samples: int) -> None:
     assert lost <= 0.5 * energy
 
 
+def test_hard_rows_leave_the_others_as_they_are() -> None:
+    weights, inputs = layer(24, 64, 200)
+    scheme = trellis_scheme_for(24, 64, 2, 8)
+    plain = reached(quantize_trellis_hessian(weights, scheme, inputs), scheme, weights)
+    hard = weights.copy()
+    hard[0] = 0
+    hard[1] = 0.25  # constant
+    hard[2, 5] = 60000  # one huge outlier
+    hard[3] *= F32(1e-30)  # scales vanish in f16
+    found = reached(quantize_trellis_hessian(hard, scheme, inputs), scheme, weights)
+    assert np.isfinite(found).all()
+    assert not found[[0, 3]].any()
+    assert output_error(hard[1:2], found[1:2], inputs) < 0.2
+    assert output_error(hard[2:3], found[2:3], inputs) < 1
+    lost = output_error(hard[4:], found[4:], inputs)
+    assert lost < 1.2 * output_error(weights[4:], plain[4:], inputs)
+
+
 def test_weights_at_the_end_of_the_range() -> None:
     weights, inputs = layer(16, 64, 100)
     weights *= 65504 / np.abs(weights).max()

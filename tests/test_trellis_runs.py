@@ -97,6 +97,7 @@ def test_an_altered_seed_is_found(there: Path, tmp_path: Path) -> None:
         ({"window_bits": None}, "expected a number as window_bits with trellis, got"),
         ({"table_seed": -1}, "table_seed.*got -1"),
         ({"block_rows": 12}, "block_rows.*got 12"),
+        ({"block_rows": 4104}, "block_rows.*4096.*got 4104"),
         ({"scale_bits": 4}, "expected none as scale_bits with trellis, got 4"),
         ({"bit_width": 8}, "expected 8 bits with q8, 2 or 4 with affine"),
         ({"window_bits": 12}, r"codes': expected U8 \[\d+\], got U8"),
@@ -188,15 +189,32 @@ def test_a_table_in_trellis_codes_is_looked_up(tmp_path: Path) -> None:
     thermoq.export(tmp_path / "out", tmp_path / "dense", dtype="float32")
 
 
-def test_gguf_refuses_and_quantizes_anew(there: Path, tmp_path: Path) -> None:
-    pytest.importorskip("gguf")
-    with pytest.raises(InputError, match="got trellis; --fallback q8_0 or q4_0 quantizes") as told:
+@pytest.mark.parametrize(("fallback", "most"), [("q8_0", 1e-4), ("q4_0", 2e-2)])
+def test_gguf_refuses_and_quantizes_anew(
+    there: Path, tmp_path: Path, fallback: str, most: float
+) -> None:
+    gguf = pytest.importorskip("gguf")
+    with pytest.raises(InputError, match="got trellis; quantize the model with --enc") as told:
         thermoq.export(there / "out", tmp_path / "m.gguf", format="gguf")
     assert not (tmp_path / "m.gguf").exists()
     assert "\n" not in str(told.value)
-    written = thermoq.export(there / "out", tmp_path / "m.gguf", format="gguf", fallback="q8_0")
+    written = thermoq.export(there / "out", tmp_path / "m.gguf", format="gguf", fallback=fallback)
     rows = {row.name: row for row in written.tensors}
     assert rows[QUERY].note == "trellis codes, which GGUF cannot hold"
+    # What it holds are the weights that the model runs with, rounded once more.
+    thermoq.export(there / "out", tmp_path / "dense", dtype="float32")
+    dense = models.float_tensors(tmp_path / "dense/transformer")
+    again = 0
+    for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors:
+        row = rows.get(tensor.name)  # long names are cut
+        if row is None or row.note != "trellis codes, which GGUF cannot hold":
+            continue
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        expected = dense[tensor.name].reshape(values.shape)
+        lost, energy = (np.square(x, dtype="f8").sum() for x in (values - expected, expected))
+        assert lost <= most * energy
+        again += tensor.tensor_type.name == fallback.upper()
+    assert again > 0
 
 
 def test_a_budget_between_bit_widths(there: Path, tmp_path: Path) -> None:
@@ -214,6 +232,23 @@ def test_a_budget_between_bit_widths(there: Path, tmp_path: Path) -> None:
     assert report.sizes.bits_per_weight_quantized <= middle
     predicted = plan.relative_squared_error
     assert report.relative_squared_error == pytest.approx(predicted, rel=0.03)
+
+
+def test_budgets_are_never_worse_for_trellis(there: Path) -> None:
+    """It joins the other codes, which are better between 4 and 8 bits; a rule is for it alone."""
+    source, chosen = there / "source", set()
+    for target in (3.5, 5.0, 6.5, 8.0):
+        usual = thermoq.plan_quantization(source, target_bits=target)
+        joined = thermoq.plan_quantization(source, target_bits=target, encoding="trellis")
+        assert joined.bits_per_weight_quantized <= target
+        assert joined.squared_error <= 1.001 * usual.squared_error
+        chosen |= {row.encoding for row in joined.tensors}
+    assert chosen >= {"coded", "trellis", "q8"}
+    rules = [{"match": QUERY, "encoding": "trellis"}]
+    for target in (5.0, 8.0):
+        ruled = thermoq.plan_quantization(source, target_bits=target, layers=rules, effort=1)
+        (row,) = (row for row in ruled.tensors if row.name == QUERY)
+        assert row.encoding in ("trellis", "q8")
 
 
 def test_a_sample_predicts_a_large_matrix(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ def copied(quantized: Quantized, tmp_path: Path) -> Path:
 @pytest.fixture
 def coded(quantized: Quantized, tmp_path: Path) -> Path:
     """A DiT in bf16 with coded matrices, to be damaged."""
-    return Path(copytree(quantized("dit", "BF16").output, tmp_path / "coded"))
+    output = quantized("dit", "BF16", encoding="coded").output
+    return Path(copytree(output, tmp_path / "coded"))
 
 
 def weights_file(root: Path) -> Path:
@@ -88,9 +89,9 @@ def test_what_was_written_is_in_order(run: Run) -> None:
 
 @pytest.fixture
 def rotated(quantized: Quantized, tmp_path: Path) -> Path:
-    """A DiT in bf16 with rotated matrices."""
+    """A DiT in bf16 with rotated coded matrices."""
     source = quantized("dit", "BF16").source
-    thermoq.quantize(source, tmp_path / "rotated", method="lsq", rotation="hadamard")
+    thermoq.quantize(source, tmp_path / "rotated", encoding="coded", rotation="hadamard")
     return tmp_path / "rotated"
 
 
@@ -167,11 +168,14 @@ def test_a_flipped_bit_is_found_and_its_tensor_named(copied: Path, part: str, wh
     assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_a_flipped_bit_in_any_shard(quantized: Quantized, tmp_path: Path) -> None:
-    thermoq.quantize(quantized("dream", "F32").source, tmp_path / "out", max_shard_size="20KB")
+@pytest.mark.parametrize("encoding", ["coded", "trellis"])
+def test_a_flipped_bit_in_any_shard(quantized: Quantized, tmp_path: Path, encoding: str) -> None:
+    source = quantized("dream", "F32").source
+    thermoq.quantize(source, tmp_path / "out", encoding=encoding, max_shard_size="20KB")
     for path in models.safetensors_files(tmp_path / "out"):
         original = path.read_bytes()
-        path.write_bytes(original[:-1] + bytes([original[-1] ^ 0x80]))
+        # Not the highest, which a stream of trellis has to spare.
+        path.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
         with pytest.raises(InputError, match="expected the checksum") as caught:
             thermoq.verify(tmp_path / "out")
         assert str(caught.value).startswith(f"{path}: ")
@@ -426,7 +430,7 @@ def test_spare_bits_of_every_packed_part(tmp_path: Path, part: str, row_bytes: i
     write_safetensors(tmp_path / "in/transformer/model.safetensors", maker.tensors)
     write_json(tmp_path / "in/transformer/config.json", {})
     root = tmp_path / "out"
-    thermoq.quantize(tmp_path / "in", root, scale_bits=3, minimum_bits=7)
+    thermoq.quantize(tmp_path / "in", root, encoding="coded", scale_bits=3, minimum_bits=7)
     thermoq.verify(root)
     path = root / "transformer/model.safetensors"
     codes = stored_tensors(path)[f"odd.weight.{part}"]
@@ -443,7 +447,7 @@ def test_spare_bits_of_every_packed_part(tmp_path: Path, part: str, row_bytes: i
 
 VALUES: tuple[Any, ...] = (
     *(None, 0, 1, -1, 2, 8, 8 * 10**30, 2**63, 1e308, True, "", "q8", "affine", "coded", "copied"),
-    *("BF16", "F4", "one.weight", "\0", [], {}, [0], [2**40, 2**40], [1] * 70),
+    *("trellis", "BF16", "F4", "one.weight", "\0", [], {}, [0], [2**40, 2**40], [1] * 70),
 )
 
 
@@ -462,10 +466,12 @@ def change_something(value: Any, random: Random) -> None:
         value[key] = random.choice(VALUES)
 
 
+@pytest.mark.parametrize("encoding", ["coded", "trellis"])
 def test_random_changes_of_the_manifest_are_errors_of_one_line(
-    quantized: Quantized, tmp_path: Path
+    quantized: Quantized, tmp_path: Path, encoding: str
 ) -> None:
-    root = Path(copytree(quantized("oddities", "BF16").output, tmp_path / "quantized"))
+    output = quantized("oddities", "BF16", encoding=encoding).output
+    root = Path(copytree(output, tmp_path / "quantized"))
     content = json.loads((root / "thermoq.json").read_text())
     content["report"] = {}
     original = json.dumps(content)

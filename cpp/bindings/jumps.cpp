@@ -11,6 +11,8 @@ namespace {
 
 using thermoq::Severity;
 
+using Ints = py::array_t<std::int32_t, py::array::c_style>;
+
 struct BoundaryJumps {
   Doubles layer_scale_jump, layer_zero_point_jump, layer_boundary_score;
   Doubles scale_jump, zero_point_jump, unclipped_scale_jump, unclipped_zero_point_jump;
@@ -19,8 +21,8 @@ struct BoundaryJumps {
 };
 
 BoundaryJumps boundary_jumps(const Doubles& scale, const Doubles& zero_point,
-                             const Doubles& num_weights, int activation_bits, double threshold,
-                             const Doubles& before, const Doubles& after) {
+                             const Doubles& num_weights, const Ints& activation_bits,
+                             double threshold, const Doubles& before, const Doubles& after) {
   if (scale.ndim() != 2 || scale.shape(1) < 1) {
     throw std::invalid_argument("scale: expected [layers, time_groups] with time_groups >= 1");
   }
@@ -28,6 +30,7 @@ BoundaryJumps boundary_jumps(const Doubles& scale, const Doubles& zero_point,
   const py::ssize_t boundaries = scale.shape(1) - 1;
   check_size(zero_point.size(), static_cast<std::size_t>(scale.size()), "zero_point");
   check_size(num_weights.size(), static_cast<std::size_t>(layers), "num_weights");
+  check_size(activation_bits.size(), static_cast<std::size_t>(layers), "activation_bits");
   if (before.ndim() != 2 || before.shape(0) != boundaries) {
     throw std::invalid_argument("before: expected [" + std::to_string(boundaries) + ", pairs]");
   }
@@ -51,7 +54,7 @@ BoundaryJumps boundary_jumps(const Doubles& scale, const Doubles& zero_point,
                                          num_weights.data(),
                                          static_cast<std::size_t>(layers),
                                          static_cast<std::size_t>(boundaries) + 1,
-                                         activation_bits};
+                                         activation_bits.data()};
   const thermoq::Crossings crossings{before.data(), after.data(),
                                      static_cast<std::size_t>(before.shape(1))};
   {
@@ -84,11 +87,11 @@ void bind_jumps(py::module_& m) {
   m.def("boundary_jumps", &boundary_jumps,
         R"(Jumps at time-group boundaries, per layer [layers, time_groups - 1] and for the model
 [time_groups - 1], averaged with `num_weights` [layers]. scale, zero_point: [layers,
-time_groups]. before, after: [time_groups - 1, pairs] in [0, 1], fractions of the way over each
-boundary one sampling step apart; the largest change counts. severity: -1 none, 0 low, 1 medium,
-2 high.)",
+time_groups]; activation_bits: [layers]. before, after: [time_groups - 1, pairs] in [0, 1],
+fractions of the way over each boundary one sampling step apart; the largest change counts.
+severity: -1 none, 0 low, 1 medium, 2 high.)",
         arg("scale").noconvert(), arg("zero_point").noconvert(), arg("num_weights").noconvert(),
-        arg("activation_bits"), arg("threshold"), arg("before").noconvert(),
+        arg("activation_bits").noconvert(), arg("threshold"), arg("before").noconvert(),
         arg("after").noconvert());
   m.def("severity_of", &thermoq::severity_of,
         "How bad a boundary with these jumps is; NONE unless the larger one exceeds `threshold`.",

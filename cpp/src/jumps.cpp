@@ -97,7 +97,6 @@ void boundary_jumps(const TimeParametersView& parameters, const Crossings& cross
                     const ModelJumps& model) noexcept {
   const std::size_t time_groups = parameters.time_groups;
   const std::size_t boundaries = time_groups == 0 ? 0 : time_groups - 1;
-  const double range = std::ldexp(1.0, parameters.activation_bits) - 1.0;
   for (std::size_t i = 0; i < boundaries; ++i) {
     const std::size_t first = i * crossings.count;
     const Pairs pairs{crossings.before + first, crossings.after + first, crossings.count};
@@ -110,6 +109,7 @@ void boundary_jumps(const TimeParametersView& parameters, const Crossings& cross
       const double* s = parameters.scale + layer * time_groups + i;
       const double* z = parameters.zero_point + layer * time_groups + i;
       const double ds = scale_jump(s, pairs);
+      const double range = std::ldexp(1.0, parameters.activation_bits[layer]) - 1.0;
       const double dz = zero_point_jump(s, z, pairs, range);
       const double clipped_ds = std::min(ds, 1.0);
       const double clipped_dz = std::min(dz, 1.0);

@@ -174,11 +174,12 @@ void test_jumps() {
   const double scale[] = {1.0, 1.5, 0.0, 0.0, 2.0};
   const double zero_point[] = {128, 128, 0, 0, 10};
   const double weight[] = {1.0};
+  const std::int32_t bits[] = {8};
   double jumps[4], zero_jumps[4], scores[4], m[4], mz[4], u[4], uz[4], ms[4];
   Severity severity[4];
   const double before[4] = {};
   const double after[] = {1.0, 1.0, 1.0, 1.0};
-  boundary_jumps({scale, zero_point, weight, 1, 5, 8}, {before, after, 1}, 0.3,
+  boundary_jumps({scale, zero_point, weight, 1, 5, bits}, {before, after, 1}, 0.3,
                  {jumps, zero_jumps, scores}, {m, mz, u, uz, ms, severity});
   const double expected[] = {0.5, 1.0, 0.0, 1.0};
   for (int i = 0; i < 4; ++i) {
@@ -195,11 +196,12 @@ void test_jumps_of_schedules() {
   const double scale[] = {1.0, 2.0};
   const double zero_point[] = {0, 255};
   const double weight[] = {1.0};
+  const std::int32_t bits[] = {8};
   double jump, zero_jump, score, m, mz, u, uz, ms;
   Severity severity;
   const double before[] = {0.0, 0.25, 0.5, 0.75};
   const double after[] = {0.25, 0.5, 0.75, 1.0};
-  boundary_jumps({scale, zero_point, weight, 1, 2, 8}, {before, after, 4}, 0.3,
+  boundary_jumps({scale, zero_point, weight, 1, 2, bits}, {before, after, 4}, 0.3,
                  {&jump, &zero_jump, &score}, {&m, &mz, &u, &uz, &ms, &severity});
   CHECK(jump == 0.25, "scale jump %g", jump);
   // -minimum / scale = 255 * 2f / (1 + f): 0, 102, 170, 218.6, 255

@@ -179,7 +179,9 @@ def measured_activations(
     first_bins = first_bins_of(calibration, config.num_time_groups, config.grouping, weights)
     parameters, not_measured = {}, []
     for key in layers:
-        source = calibration.input_of(layer_name(*key))
+        source, bits = calibration.input_of(layer_name(*key)), layers[key].activation_bits(config)
+        if bits is None:
+            continue
         if source is None or not source.count.any():
             not_measured.append(layer_name(*key))
         else:
@@ -187,7 +189,7 @@ def measured_activations(
             parameters[key] = measured_parameters(
                 source,
                 groups_of_bins(first_bins, calibration.num_bins),
-                config.activation_bits,
+                bits,
                 rotate=None if rotation is None else rotation.forward,
             )
     return Activations(

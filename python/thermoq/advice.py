@@ -7,17 +7,29 @@ turned, the prior's place is to be taken by a calibration.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from thermoq.encodings import DEFAULT_EFFORT
 from thermoq.expectations import Band, Figures
-from thermoq.next_commands import Run, Step
+from thermoq.next_commands import OF_OTHER_ENCODINGS, Run, Step, given
 from thermoq.phase_advice import phase_actions, phase_step
-from thermoq.terms import Method
+from thermoq.trellis import WINDOW_BITS
 
 _LARGE_ERROR = 0.05  # of the weights, relative and squared; ours, the specification names none
-_NOT_WITH_Q8 = {
-    *("--config", "--group-size", "--encoding", "--super-block", "--scale-bits", "--minimum-bits"),
-    "--rotation",
-}
+_NOT_WITH_Q8 = (*OF_OTHER_ENCODINGS, "--config", "--encoding", "--effort", "--rotation")
+_MOST_EFFORT = max(WINDOW_BITS)
 _MANY_GROUPS = 8  # the specification's advice for poor baselines: 8 to 15 time groups
+
+MEASURE = (
+    "Measure what the quantized model does: `thermoq evaluate` runs it beside the full-precision "
+    "one. Smoothness is not accuracy."
+)
+COMPARE = (
+    "Hold it against Phase 1 of the same codes: evaluate that run with the same settings, too, and "
+    "give both reports to `thermoq compare`, Phase 1's first. It tells the differences with their "
+    "intervals. `thermoq.load` runs this model."
+)
+"""What takes the place of `MEASURE` once that is done."""
 
 
 def causes_of(figures: Figures, run: Run, band: Band) -> list[str]:
@@ -45,7 +57,7 @@ def causes_of(figures: Figures, run: Run, band: Band) -> list[str]:
     if _error_is_large(figures) and run.method != "hessian":  # it trades weights for outputs
         causes.append(
             f"The weights' relative squared error is above {_LARGE_ERROR:g}, thermoq's own limit "
-            f"for advising another method or more than {run.bit_width} bits; the smoothness score "
+            f"for advising other codes or more than {run.bit_width} bits; the smoothness score "
             "does not show it."
         )
     return causes
@@ -66,35 +78,48 @@ def next_step(figures: Figures, run: Run, band: Band) -> Step:
 
     The weights come before the phases, which are held against each other on the same codes.
     """
-    bits, method = _weights_step(figures, run, band)
+    weights = _weights_step(figures, run, band)
     if figures.is_prior or run.num_time_groups == 1:
         groups = None
         if run.num_time_groups == 1:
             groups = min(4, run.most_time_groups)
         elif band != "excellent" and run.phase == "baseline":
             groups = min(2 * run.num_time_groups, run.most_time_groups)
-        return Step(bits, groups if groups != run.num_time_groups else None, method)
-    if bits is not None or method is not None:
-        return Step(bits, None, method)
-    return phase_step(figures, run, band)
+        return replace(weights, num_time_groups=groups if groups != run.num_time_groups else None)
+    return phase_step(figures, run, band) if weights == Step() else weights
 
 
-def _weights_step(figures: Figures, run: Run, band: Band) -> tuple[int | None, Method | None]:
-    off = _cosine_is_low(figures, band) or _error_is_large(figures)
-    if not off or run.method == "hessian":
-        return None, None
-    if run.method == "minmax" and run.bit_width < 8 and run.lsq_fits:
-        return None, "lsq"  # before the checkpoint grows
+def _weights_step(figures: Figures, run: Run, band: Band) -> Step:
+    """Return other codes of as many bits, before the checkpoint grows; then more bits."""
+    if not (_cosine_is_low(figures, band) or _error_is_large(figures)):
+        return Step()
+    rounds = run.method == "minmax" and run.bit_width < 8 and run.lsq_fits
+    if _could_be_trellis(run) and (rounds or run.method != "minmax"):
+        return Step(method="lsq" if rounds else None, encoding="trellis", effort=DEFAULT_EFFORT)
+    if run.method == "hessian":  # it trades the weights' error for the outputs'
+        return Step()
+    if rounds:
+        return Step(method="lsq")
+    if run.effort is not None and run.effort < _MOST_EFFORT:
+        return Step(effort=_MOST_EFFORT)
     if run.has_budget:  # its size is what was asked for
-        return None, None
+        return Step()
+    if run.encoding == "trellis" and run.bit_width in (2, 3):
+        return Step(run.bit_width + 1)
     if run.bit_width == 2 or _could_be_q8(run):
-        return 2 * run.bit_width, None
-    return None, None
+        return Step(2 * run.bit_width)
+    return Step()
+
+
+def _could_be_trellis(run: Run) -> bool:
+    """Tell whether the run has other codes where trellis is better: at 2 bits, or by a budget."""
+    of_few_bits = run.bit_width == 2 or (run.has_budget and run.bit_width < 8)
+    return of_few_bits and run.encoding != "trellis" and run.trellis_fits
 
 
 def _could_be_q8(run: Run) -> bool:
     """Tell whether 8 bits would be accepted: q8 has its own group size and encoding."""
-    return run.bit_width == 4 and not _NOT_WITH_Q8 & {*run.carried}
+    return run.bit_width == 4 and not given(run, *_NOT_WITH_Q8)
 
 
 def actions_for(figures: Figures, run: Run, band: Band, step: Step) -> list[str]:
@@ -106,13 +131,7 @@ def actions_for(figures: Figures, run: Run, band: Band, step: Step) -> list[str]
             "runs the model along its own sampling trajectory, without any data, and measures each "
             "layer's inputs. Then this run with `--calibration` has measured parameters."
         )
-    if step.method is not None:
-        actions.append(
-            f"Choose the INT{run.bit_width} codes by least squares, `thermoq quantize`, instead of "
-            f"by rounding to nearest ({run.method}). Of its two encodings coded is the default; "
-            "`--encoding affine` keeps this one. Its report gives the error and the size to hold "
-            "against these; the smoothness score stays."
-        )
+    actions += _codes_actions(run, step)
     if step.bit_width is not None:
         actions.append(
             f"Try INT{step.bit_width} instead of INT{run.bit_width}: this changes the weights. "
@@ -126,10 +145,39 @@ def actions_for(figures: Figures, run: Run, band: Band, step: Step) -> list[str]
         actions.append(
             "Export the dense weights and try them in the model's own pipeline."
             if run.phase == "baseline"
-            else "Measure what the quantized model does: `thermoq evaluate` runs it beside the "
-            "full-precision one. Smoothness is not accuracy."
+            else MEASURE
         )
     return actions
+
+
+def _codes_actions(run: Run, step: Step) -> list[str]:
+    """Return the advice on other codes of as many bits."""
+    lsq = (
+        f"Choose the INT{run.bit_width} codes by least squares, `thermoq quantize`, instead of by "
+        f"rounding to nearest ({run.method})"
+    )
+    if step.encoding is not None:
+        flags = f"`--encoding {step.encoding} --effort {step.effort}`"
+        size = "as many bytes" if run.has_budget else "about 2.1 bits in large layers"
+        start = f"{lsq}, and in trellis codes" if step.method else "Choose trellis codes"
+        return [
+            f"{start}, {flags}: of {size}, they lose least of the weights. Coding takes longer; "
+            "`--dry-run` measures each effort's minutes per billion weights on this machine. The "
+            "smoothness score stays."
+        ]
+    if step.method is not None:
+        return [
+            f"{lsq}. Its default encoding is {'trellis' if run.bit_width == 2 else 'coded'}; "
+            f"`--encoding {run.encoding}` keeps this one. Its report gives the error and the size "
+            "to hold against these; the smoothness score stays."
+        ]
+    if step.effort is not None:
+        return [
+            f"Spend more effort on the same bits, `--effort {step.effort}` instead of "
+            f"{run.effort}: the weights' error falls. Coding takes longer; `--dry-run` measures "
+            "each effort's minutes per billion weights on this machine."
+        ]
+    return []
 
 
 def _groups_action(figures: Figures, run: Run, groups: int) -> str:

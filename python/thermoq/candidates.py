@@ -1,8 +1,10 @@
 """Between which schemes a size budget chooses for a matrix.
 
-What a run asks for of the encodings holds for every candidate; the budget chooses the rest. The
-lists hold what lies on the lower convex hull of bits per weight and error on real weights (a
-sentence encoder's and a diffusion transformer's), and the defaults.
+What a run asks for of the encodings holds for every candidate; the budget chooses the rest. But
+trellis joins the others, as q8 does: it has one scheme for each of 2, 3 and 4 bits and is the best
+up to 4 bits, while between 4 and 8 small groups are better. The lists hold what lies on the lower
+convex hull of bits per weight and error on real weights (a sentence encoder's and a diffusion
+transformer's), and the defaults.
 """
 
 from __future__ import annotations
@@ -62,13 +64,14 @@ def _with_trellis(bit_width: int, rows: int, cols: int, choice: EncodingChoice) 
 
     More effort takes no bits worth mentioning, so that it is none of the budget's choices.
     """
-    others = [] if bit_width == 3 else _of_bit_width(bit_width, cols, choice)
     if choice.encoding_of(2) != "trellis":
-        return others
+        return [] if bit_width == 3 else _of_bit_width(bit_width, cols, choice)
     trellis = scheme_for(bit_width, cols, replace(choice, encoding="trellis"), rows)
-    if choice.encoding == "trellis":
-        return [trellis]
     is_default = choice.encoding_of(bit_width) == "trellis"
+    # The groups that are asked for beside trellis are its own.
+    group_size = None if choice.encoding == "trellis" else choice.group_size
+    open_choice = replace(choice, encoding=None, group_size=group_size)
+    others = [] if bit_width == 3 else _of_bit_width(bit_width, cols, open_choice)
     return [*others, trellis] if is_default else [trellis, *others]
 
 

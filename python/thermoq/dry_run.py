@@ -128,6 +128,8 @@ def _efforts(plans: Sequence[TensorPlan], config: QuantizationConfig) -> list[Ef
     if not weights:
         return []
     most = max(weights, key=lambda bits: weights[bits])
+    by_hessian = config.resolved_method == "hessian"
+    minutes_of = minutes_per_billion(most, config.threads, by_hessian=by_hessian)
     return [
         EffortRow(
             effort=effort,
@@ -135,7 +137,7 @@ def _efforts(plans: Sequence[TensorPlan], config: QuantizationConfig) -> list[Ef
             minutes_per_billion_weights=minutes,
             is_chosen=effort == (config.effort or DEFAULT_EFFORT),
         )
-        for effort, minutes in minutes_per_billion(most, config.threads).items()
+        for effort, minutes in minutes_of.items()
     ]
 
 

@@ -28,7 +28,7 @@ AFFINE_GROUP_SIZE: Final = 64
 MANY_ROWS: Final = 1024
 DEFAULT_EFFORT: Final = 5
 """Of trellis: the window's bits are 7 more."""
-TRELLIS_BY_DEFAULT: Final = False
+TRELLIS_BY_DEFAULT: Final = True
 """Whether trellis is what 2 bits get, by lsq and hessian, where no encoding is asked for."""
 
 _SUPER_BLOCK: Final = 256  # K-quants', where it divides the row
@@ -76,9 +76,15 @@ class EncodingChoice:
 
     @property
     def _takes_trellis(self) -> bool:
-        """Whether the default of 2 bits is trellis: nothing that only coded has is asked for."""
+        """Whether the default of 2 bits is trellis.
+
+        It is not where something is asked for that only coded has, or groups: their scale and
+        minimum are what codes without trellis have.
+        """
+        if not TRELLIS_BY_DEFAULT or self.method == "minmax":
+            return False
         of_coded = self.super_block or self.scale_bits or self.minimum_bits
-        return TRELLIS_BY_DEFAULT and self.method != "minmax" and not of_coded
+        return not of_coded and (self.group_size is None or self.effort is not None)
 
     def group_size_of(self, bit_width: int) -> int | None:
         """Return the group size of tensors of `bit_width` bits; None: by the length of the row."""

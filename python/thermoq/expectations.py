@@ -35,24 +35,37 @@ class Windows:
     """Phase 2's windows as they are, or could be.
 
     `interpolation` is None where nothing was smoothed. `limits` [G - 1] are the widest windows, in
-    timesteps; `has_room` tells that some window is narrower. `scores` are the smoothness scores of
-    the run's parameters with the widest windows, by interpolation.
+    timesteps, `defaults` those that Phase 2 takes where none is asked for; `has_room` tells that
+    some window is narrower than its limit. `scores` are the smoothness scores of the run's
+    parameters with the widest windows, by interpolation, `default_scores` those with the defaults.
     """
 
     interpolation: Interpolation | None
     limits: tuple[float, ...]
+    defaults: tuple[float, ...]
     has_room: bool
     scores: Mapping[Interpolation, float]
+    default_scores: Mapping[Interpolation, float]
 
     @property
     def best(self) -> Interpolation:
-        """The interpolation with the highest score; the simplest of equals."""
-        return max(self.scores, key=lambda kind: self.scores[kind], default="linear")
+        """The interpolation with the highest score with the widest windows."""
+        return _best(self.scores)
 
     @property
-    def widest(self) -> float | None:
-        """The widest window, if it is the same at every boundary."""
-        return self.limits[0] if len({*self.limits}) == 1 else None
+    def default_best(self) -> Interpolation:
+        """The interpolation with the highest score with the default windows."""
+        return _best(self.default_scores)
+
+    @property
+    def widest(self) -> float:
+        """The window that is as wide as fits at every boundary; narrower limits clamp it."""
+        return max(self.limits)
+
+
+def _best(scores: Mapping[Interpolation, float]) -> Interpolation:
+    """Return the interpolation with the highest score; the simplest of equals."""
+    return max(scores, key=lambda kind: scores[kind], default="linear")
 
 
 @dataclass(frozen=True)

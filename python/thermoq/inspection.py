@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from thermoq.plan import (
     plan_component,
     plan_warnings,
 )
+from thermoq.summary import runs_along_the_trajectory
 from thermoq.terms import LAYER_CLASSES, RotationKind
 
 _NO_BUDGET = (
@@ -31,7 +33,8 @@ class InspectedTensor:
 
     `rotation` tells that its codes are, or would be, those of a matrix with rotated inputs. Of the
     `stored_bytes`, `time_bytes` are of time parameters; `row_sets` of them are gains and biases for
-    each row: none, 1, or one a time group.
+    each row: none, 1, or one a time group. `activation_bits` are of its layer's inputs, where they
+    are quantized, or would be with a calibration.
     """
 
     component: str
@@ -49,6 +52,7 @@ class InspectedTensor:
     same_as: str | None
     time_bytes: int = 0
     row_sets: int = 0
+    activation_bits: int | None = None
 
     @property
     def bits_per_weight(self) -> float:
@@ -62,7 +66,8 @@ class InspectedTrajectory:
 
     `windows` are half widths in timesteps, one a boundary; none without an `interpolation`. Layers
     are counted by what they have: activation parameters, one set of row gains and biases (pooled),
-    one a time group. `correction` of the prediction is None, or its kind.
+    one a time group. `other_activations` are those of `num_activations` with other bits than
+    `activation_bits`, by their bits. `correction` of the prediction is None, or its kind.
     """
 
     component: str
@@ -72,6 +77,7 @@ class InspectedTrajectory:
     windows: tuple[float, ...]
     activation_bits: int | None
     num_activations: int
+    other_activations: Mapping[int, int]
     num_pooled: int
     num_per_time_group: int
     time_bytes: int
@@ -186,7 +192,16 @@ def _planned_tensor(
         source_bytes=plan.tensor.nbytes,
         stored_bytes=plan.encoded_bytes,
         same_as=None,
+        activation_bits=_planned_activation_bits(component, plan, config),
     )
+
+
+def _planned_activation_bits(
+    component: str, plan: TensorPlan, config: QuantizationConfig
+) -> int | None:
+    if plan.scheme is None or not runs_along_the_trajectory(component, plan):
+        return None
+    return plan.activation_bits(config)
 
 
 def _stored(part: QuantizedComponent) -> list[InspectedTensor]:
@@ -212,6 +227,7 @@ def _trajectory(part: QuantizedComponent) -> InspectedTrajectory:
         windows=manifest.smoothing.windows if manifest.smoothing else (),
         activation_bits=manifest.activation_bits,
         num_activations=sum(entry.activation_sha256 is not None for entry in entries),
+        other_activations=dict(Counter(e.activation_bits for e in entries if e.activation_bits)),
         num_pooled=sum(num_sets == 1 for num_sets in sets),
         num_per_time_group=sum(num_sets > 1 for num_sets in sets),
         time_bytes=sum(t.nbytes for t in [*stored, *part.output_parts()]),
@@ -238,4 +254,5 @@ def _stored_tensor(part: QuantizedComponent, name: str, entry: TensorEntry) -> I
         same_as=entry.same_as,
         time_bytes=sum(p.nbytes for p in part.time_parts(name)),
         row_sets=(quantized.time_groups_of_rows or 0) if quantized else 0,
+        activation_bits=part.activation_bits(name),
     )

@@ -140,6 +140,16 @@ def window_limits(groups: TimeGroups) -> tuple[float, ...]:
     return tuple(min(a, b) / 2.0 for a, b in itertools.pairwise(widths))
 
 
+def default_windows(groups: TimeGroups) -> tuple[float, ...]:
+    """Return each boundary's window where none is asked for: half of its limit.
+
+    A sampler's largest step within such a window is twice that of the widest, but half as much of
+    the trajectory has parameters of neither group, and with it goes half of what smoothing costs
+    in output error (`python bench/phases.py knee`).
+    """
+    return tuple(limit / 2.0 for limit in window_limits(groups))
+
+
 def piecewise(groups: TimeGroups) -> TimeSchedule:
     """Return the schedule in which every group keeps its own values (Phase 1)."""
     return TimeSchedule(groups)
@@ -150,14 +160,15 @@ def smoothed(
 ) -> TimeSchedule:
     """Return the schedule with windows of `window` timesteps on each side of every boundary.
 
-    None stands for the limits (`window_limits`), to which larger windows are clamped;
-    `clamped_boundaries` says which those are. With one group, or a window of 0, the schedule is
-    piecewise constant. Raises UsageError for a negative or infinite window.
+    None stands for `default_windows`. Windows above the limits (`window_limits`) are clamped to
+    them; `clamped_boundaries` says which those are. With one group, or a window of 0, the schedule
+    is piecewise constant. Raises UsageError for a negative or infinite window.
     """
     if window is not None and not 0.0 <= window < np.inf:
         raise UsageError(f"expected --window of 0 timesteps or more, got {window:g}")
-    limits = window_limits(groups)
-    windows = limits if window is None else tuple(min(window, limit) for limit in limits)
+    windows = default_windows(groups)
+    if window is not None:
+        windows = tuple(min(window, limit) for limit in window_limits(groups))
     if not any(windows):
         return piecewise(groups)
     return TimeSchedule(groups, interpolation, windows)

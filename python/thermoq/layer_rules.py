@@ -13,7 +13,7 @@ from thermoq.encodings import (
     EncodingChoice,
     MatrixEncoding,
 )
-from thermoq.settings_base import BitWidth, GroupSize, Settings, expected
+from thermoq.settings_base import BitWidth, GroupSize, InputBits, Settings, expected
 
 ONLY_TRELLIS: Final = "2, 4 or 8 (3 bits are of the encoding trellis alone)"
 
@@ -26,12 +26,13 @@ class LayerRule(Settings):
     skip: bool = Field(default=False, description="true or false")
     group_size: GroupSize | None = Field(default=None, description="a multiple of 8")
     encoding: MatrixEncoding | None = Field(default=None, description="affine, coded or trellis")
+    activation_bits: InputBits | None = Field(default=None, description="4, 8 or none")
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> LayerRule:
         given = self.model_fields_set - {"match"}
         if not given or (self.skip and given != {"skip"}):
-            raise expected("bit_width, group_size and/or encoding, or skip alone")
+            raise expected("bit_width, group_size, encoding and/or activation_bits, or skip alone")
         if self.bit_width == 8 and self.group_size not in (None, Q8_GROUP_SIZE):
             raise expected(f"group_size {Q8_GROUP_SIZE} or none with bit_width 8")
         if self.bit_width == 8 and self.encoding is not None:

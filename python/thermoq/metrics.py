@@ -6,8 +6,9 @@
     smoothness_score     = mean(boundary_scores)
 
 with `scale_i(t)`, `zero_point_i(t)` the schedule in which only boundary `i` moves, over all real
-timesteps, and `step` one sampling step. Piecewise constant parameters cross a boundary in one step,
-so there the jumps are those between the two groups: |scale[i+1] - scale[i]| / scale[i].
+timesteps, `step` one sampling step and `a` the layer's `activation_bits`. Piecewise constant
+parameters cross a boundary in one step, so there the jumps are those between the two groups:
+|scale[i+1] - scale[i]| / scale[i].
 A layer's jumps are clipped to 1, then averaged over layers weighted by their number of weights.
 The core computes them; this module shapes them.
 """
@@ -100,7 +101,6 @@ def smoothness(
     parameters: Sequence[TimeParameters],
     num_weights: Sequence[int],
     schedule: TimeSchedule,
-    activation_bits: int,
     threshold: float,
     sampling_steps: int,
 ) -> Smoothness:
@@ -110,16 +110,14 @@ def smoothness(
     """
     before, after = crossings(schedule, sampling_steps)
     weight = np.asarray(num_weights, dtype=np.float64)
-    scale, zero_point = _stacked(parameters)
-    jumps = _core.boundary_jumps(
-        scale, zero_point, weight, activation_bits, threshold, before, after
-    )
+    bits = np.array([p.activation_bits for p in parameters], dtype=np.int32)
+    jumps = _core.boundary_jumps(*_stacked(parameters), weight, bits, threshold, before, after)
     boundaries = _boundaries(jumps, schedule)
     group_score = ScoreStatistics.of([boundary.score for boundary in boundaries]).mean
     if schedule.is_smoothed:
-        means = _stacked([group_means(p, schedule, activation_bits) for p in parameters])
+        means = _stacked([group_means(p, schedule, p.activation_bits) for p in parameters])
         at_once = crossings(piecewise(schedule.groups), sampling_steps)
-        between = _core.boundary_jumps(*means, weight, activation_bits, threshold, *at_once)
+        between = _core.boundary_jumps(*means, weight, bits, threshold, *at_once)
         group_score = ScoreStatistics.of(between.boundary_score.tolist()).mean
     layers = tuple(_layer_jumps(jumps, layer, threshold) for layer in range(len(parameters)))
     return Smoothness(boundaries, layers, group_score)

@@ -175,22 +175,17 @@ def _of_steps(found: _Found, windows: Windows | None) -> str:
 
 
 def _widest(found: _Found, windows: Windows | None) -> str:
-    """Return the flag for the widest window at the pattern's boundaries, if it is one number."""
+    """Return the flag for the widest windows at the pattern's boundaries."""
     if windows is None:
         return ""
-    widest = {windows.limits[violation.boundary_idx] for violation in found.violations}
-    return f" --window {min(widest):g}" if len(widest) == 1 else ""
+    widest = max(windows.limits[violation.boundary_idx] for violation in found.violations)
+    return f" --window {widest:g}"
 
 
 def _of_smoothed(found: _Found, windows: Windows) -> str:
     if windows.has_room:
-        wider = _widest(found, windows)
-        return (
-            f"A larger window, `{wider.strip()}`, spreads these jumps further."
-            if wider
-            else "Larger windows spread these jumps further; without `--window` they are as wide "
-            "as they can be."
-        )
+        wider = _widest(found, windows).strip()
+        return f"A larger window, `{wider}`, spreads these jumps further."
     best = windows.best
     score = windows.scores.get(best)
     other = ""
@@ -207,8 +202,8 @@ def _of_smoothed(found: _Found, windows: Windows) -> str:
 def _coupling(found: _Found) -> str:
     if found.phase == "optimize":
         return (
-            "A larger `--coupling` draws neighbouring groups together, at the cost of accuracy "
-            "where they truly differ."
+            "A larger `--coupling` draws neighbouring groups together where that costs next to "
+            "nothing; groups that truly differ stay apart."
         )
     needs = ", once there is a calibration," if found.source == "noise-schedule prior" else ""
     return f"`--phase optimize`{needs} couples the groups' parameters to each other."

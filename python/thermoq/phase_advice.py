@@ -5,8 +5,11 @@ Under the noise-schedule prior no step is taken: calibration comes first.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from thermoq.expectations import PHASE_2_TARGET, Band, Figures, Windows
 from thermoq.next_commands import Run, Step
+from thermoq.terms import Interpolation
 
 _SPECIFICATION = "thermoq's original specification"
 _NOTICEABLE = 0.005  # of a smoothness score, for which another interpolation is advised
@@ -42,8 +45,8 @@ def _is_rough(figures: Figures) -> bool:
 
 
 def _smooth(windows: Windows) -> Step:
-    other = windows.best if windows.best != "linear" else None
-    return Step(phase="smooth", interpolation=other, widens=True, window=windows.widest)
+    other = windows.default_best if windows.default_best != "linear" else None
+    return Step(phase="smooth", interpolation=other, widens=True)
 
 
 def _other_is_better(figures: Figures, windows: Windows) -> bool:
@@ -85,30 +88,38 @@ def _from_baseline(figures: Figures, windows: Windows, band: Band, step: Step) -
             "Phase 3 (`--phase optimize`) is there for accuracy, which a high score does not show."
         ]
     later = "" if step.phase == "smooth" else " Do it once the weights are settled."
-    return [f"Smooth the boundaries, `--phase smooth`: {_foretold(windows)}{later}"]
+    return [f"Smooth the boundaries, `--phase smooth`: {_by_default(windows)}{later}"]
 
 
-def _foretold(windows: Windows) -> str:
-    """Return the computed scores of the widest windows, best first."""
-    ranked = sorted(windows.scores, key=lambda kind: -windows.scores[kind])
-    scores = ", ".join(f"{windows.scores[kind]:.4f} by {kind}" for kind in ranked)
-    width = "half the smaller time group" if windows.widest is None else f"{windows.widest:g}"
+def _by_default(windows: Windows) -> str:
+    return _foretold(windows.defaults, "a quarter of", windows.default_scores)
+
+
+def _at_the_limit(windows: Windows) -> str:
+    return _foretold(windows.limits, "half", windows.scores)
+
+
+def _foretold(widths: Sequence[float], share: str, scores: Mapping[Interpolation, float]) -> str:
+    """Return the computed scores with windows of these widths, best first."""
+    ranked = sorted(scores, key=lambda kind: -scores[kind])
+    listed = ", ".join(f"{scores[kind]:.4f} by {kind}" for kind in ranked)
+    width = f"{widths[0]:g}" if len({*widths}) == 1 else f"{share} the smaller time group"
     return (
         f"with windows of {width} on each side of a boundary these parameters would score "
-        f"{scores}. Codes and stored values stay; the score says nothing of accuracy."
+        f"{listed}. Codes and stored values stay; the score says nothing of accuracy."
     )
 
 
 def _within_phases(figures: Figures, windows: Windows, run: Run, step: Step) -> list[str]:
     actions = []
     if step.smooths:
-        actions.append(f"Smooth the boundaries too, `--smoothing`: {_foretold(windows)}")
+        actions.append(f"Smooth the boundaries too, `--smoothing`: {_by_default(windows)}")
     elif step.widens:
-        actions.append(f"Widen the windows: {_foretold(windows)}")
+        actions.append(f"Widen the windows: {_at_the_limit(windows)}")
     elif step.interpolation is not None:
         actions.append(
             f"Choose `--interpolation {step.interpolation}`: the windows already are as wide as "
-            f"they can be; {_foretold(windows)}"
+            f"they can be; {_at_the_limit(windows)}"
         )
     elif step.phase == "optimize":
         actions.append(
@@ -117,7 +128,7 @@ def _within_phases(figures: Figures, windows: Windows, run: Run, step: Step) -> 
         )
     if run.phase == "optimize" and not figures.meets_target:
         actions.append(
-            "A larger `--coupling` draws neighbouring time groups together and raises the score, "
-            "at the cost of accuracy where the groups truly differ; the default follows the data."
+            "A larger `--coupling` draws neighbouring time groups together as far as that costs no "
+            "layer's outputs over 1 %: it raises the score where groups are alike, and no further."
         )
     return actions

@@ -43,14 +43,14 @@ def estimator_of(config: QuantizationConfig, schedule: NoiseSchedule) -> GainEst
     return optimization.gain_estimator or default
 
 
-def searches_ranges(config: QuantizationConfig) -> bool:
-    """Tell whether Phase 3 searches for ranges that clip: by default where codes are scarce.
+def searches_ranges(config: QuantizationConfig, activation_bits: int) -> bool:
+    """Tell whether Phase 3 searches for ranges that clip, with so many bits for a layer's inputs.
 
-    With 8 bits what clipping gains is less than what it costs on rows that were not kept
-    (`python bench/phases.py demo`, `activations`).
+    By default where codes are scarce: with 8 bits what clipping gains is less than what it costs on
+    rows that were not kept (`python bench/phases.py demo`, `activations`).
     """
     asked = config.thermodynamic.optimization.clip_search
-    return config.activation_bits < 8 if asked is None else asked
+    return activation_bits < 8 if asked is None else asked
 
 
 def phase_warnings(config: QuantizationConfig, groups: TimeGroups) -> Iterator[str]:

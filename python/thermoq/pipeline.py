@@ -18,11 +18,12 @@ from thermoq.checkpoint import Checkpoint, MappedFiles, open_checkpoint
 from thermoq.checkpoint.atomic_directory import check_target, new_directory, sync_tree
 from thermoq.checkpoint.carry import carry_files, tree_bytes
 from thermoq.config import QuantizationConfig, load_config
+from thermoq.encodings import DEFAULT_EFFORT
 from thermoq.errors import UsageError
 from thermoq.fingerprint import Fingerprint
 from thermoq.forecast import Forecast, forecast
 from thermoq.invocation import Invocation, from_python
-from thermoq.next_commands import Run
+from thermoq.next_commands import OF_OTHER_ENCODINGS, Run
 from thermoq.optimization.sequential_run import SequentialRun
 from thermoq.output_step import CorrectedOutputs, correct_outputs, wants_correction
 from thermoq.phases import check_phases, estimator_of, is_sequential, phase_warnings, smoothing_of
@@ -148,9 +149,9 @@ def quantize(
             command=started.verb,
             carried=started.carried,
             phase=resolved.thermodynamic.phase,
-            encoding=resolved.encoding_choice.encoding_of(resolved.bit_width),
-            writes_report=report is not None,
-            writes_html_report=html_report is not None,
+            **_of_encoding(resolved, started),
+            report=None if report is None else str(report),
+            html_report=None if html_report is None else str(html_report),
         ),
         command=started.typed,
     )
@@ -161,6 +162,18 @@ def quantize(
         final = job.write(temporary, target, progress or NoProgress())
         paths.stage(final, staging)
     return final
+
+
+def _of_encoding(config: QuantizationConfig, started: Invocation) -> dict[str, Any]:
+    """Return what advice has to know of the encoding."""
+    encoding = config.encoding_choice.encoding_of(config.bit_width)
+    typed = {word.partition("=")[0] for word in started.carried}
+    others = {flag: flag[2:].replace("-", "_") for flag in OF_OTHER_ENCODINGS if flag not in typed}
+    return {
+        "encoding": encoding,
+        "effort": (config.effort or DEFAULT_EFFORT) if encoding == "trellis" else None,
+        "trellis_fits": all(getattr(config, key) is None for key in others.values()),
+    }
 
 
 def baseline(

@@ -74,6 +74,13 @@ class TensorPlan:
         """Return what a report calls that rotation; None without one."""
         return None if self.rotation(config) is None else "hadamard"
 
+    def activation_bits(self, config: QuantizationConfig) -> int | None:
+        """Return the bits that the settings ask for of its layer's inputs; None: as they are."""
+        rule = self.layer.rule
+        if rule is None or rule.activation_bits is None:
+            return config.activation_bits_of(self.layer.layer_class)
+        return None if rule.activation_bits == "none" else rule.activation_bits
+
     @property
     def activation_parts(self) -> tuple[StoredPart, ...]:
         """The tensors that hold its activation parameters; none if it has none."""
@@ -197,7 +204,10 @@ def _candidates(
         return (scheme,)
     rows, cols = matrix_shape(tensor.shape, layer.row_dimension)
     choice = config.encoding_choice.for_rule(layer.encoding, layer.group_size)
-    return candidates_for(layer.layer_class, cols, choice, rows)
+    found = candidates_for(layer.layer_class, cols, choice, rows)
+    if layer.rule is not None and layer.rule.encoding == "trellis":  # for these tensors alone
+        return tuple(one for one in found if one.encoding in ("trellis", "q8"))
+    return found
 
 
 def check_names(plans: Sequence[TensorPlan]) -> None:
@@ -255,6 +265,11 @@ def _without_effect(rule: LayerRule, plans: Sequence[TensorPlan]) -> str:
         return (
             "has no effect: what it matches is copied anyway, "
             f"such as {first.tensor.name} ({first.layer.reason})"
+        )
+    if rule.activation_bits and all(p.layer.layer_class in (None, "table") for p in plans):
+        return (
+            f"sets activation_bits {rule.activation_bits}, but what it matches has no inputs to "
+            f"quantize, such as {plans[0].tensor.name} ({plans[0].layer.reason})"
         )
     for key, wanted in (("group_size", rule.group_size), ("encoding", rule.encoding)):
         fixed = [p for p in plans if wanted and p.scheme and getattr(p.scheme, key) != wanted]

@@ -26,4 +26,6 @@ def prior_parameters(
     variances = np.array([schedule.variances(middle) for middle in time_groups.middles])
     scale = np.sqrt(variances[:, 0] * spectral_concentration + variances[:, 1])
     zero_point = np.full(len(time_groups), float(2 ** (activation_bits - 1)))
-    return TimeParameters(scale, zero_point, "noise-schedule prior")
+    return TimeParameters(
+        scale, zero_point, "noise-schedule prior", activation_bits=activation_bits
+    )

@@ -52,7 +52,7 @@ def describe(
     """Return the provenance of a run on this machine."""
     build = build_info()
     return Provenance(
-        cpu=_cpu(),
+        cpu=cpu_name(),
         simd_level=build.simd_level,
         openmp=build.openmp,
         threads=(config.threads or build.threads) if build.openmp else 1,
@@ -70,7 +70,8 @@ def describe(
     )
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """Return what this machine's CPU calls itself."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

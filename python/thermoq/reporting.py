@@ -283,6 +283,9 @@ def _thermodynamics(
         group_smoothness_score=measured.group_score if measured else None,
         smoothing=_smoothing(config, trajectory.time_schedule),
         widest_window_scores=dict(validated.windows.scores) if validated.windows else None,
+        default_window_scores=(
+            dict(validated.windows.default_scores) if validated.windows else None
+        ),
         before=_figures_before(validated.before),
     )
 

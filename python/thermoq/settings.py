@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -30,15 +30,18 @@ from thermoq.encodings import (
 )
 from thermoq.layer_rules import ONLY_TRELLIS, LayerRule, check_rule, is_super_block
 from thermoq.settings_base import (
+    ActivationBits,
     BitWidth,
     Effort,
     GroupSize,
+    InputBits,
     Settings,
     expected,
+    number,
     section,
     sequence,
 )
-from thermoq.terms import Encoding, Grouping, Method
+from thermoq.terms import Encoding, Grouping, LayerClass, Method
 from thermoq.thermodynamic_settings import ThermodynamicSettings
 
 DEFAULT_SAMPLING_STEPS = 50
@@ -84,7 +87,10 @@ class QuantizationConfig(Settings):
         default=None, description="none, hadamard or null"
     )
     num_time_groups: int = Field(default=4, ge=1, description="an integer of at least 1")
-    activation_bits: Literal[4, 8] = Field(default=8, description="4 or 8")
+    activation_bits: ActivationBits = Field(default=8, description="4 or 8")
+    sensitive_activation_bits: Annotated[InputBits, BeforeValidator(number)] | None = Field(
+        default=None, description="4, 8, none or null"
+    )
     calibration: Annotated[str, Field(min_length=1)] | None = Field(
         default=None, description="the path of a calibration file, or null"
     )
@@ -141,6 +147,8 @@ class QuantizationConfig(Settings):
             return value
         if bits == 8:
             raise expected("null (bit_width 8 is stored as q8)")
+        given: dict[str, Any] = {str(info.field_name): value}
+        choice = replace(choice, **given)
         if choice.encoding_of(bits) != "coded":
             encoding = choice.encoding_of(bits)
             why = f"encoding {encoding}" if choice.encoding else "method minmax, encoding affine"
@@ -249,6 +257,18 @@ class QuantizationConfig(Settings):
             return self.rotation == "hadamard"
         with_affine = self.resolved_method == "hessian" and self.encoding == "affine"
         return encoding == "trellis" or with_affine
+
+    def activation_bits_of(self, layer_class: LayerClass | None) -> int | None:
+        """Return the bits of the inputs of a class's layers, where no rule says otherwise.
+
+        None: they stay as they are. With 4 bits for the body, those of sensitive layers do, as a
+        model's own input in 8 bits costs as much again (`python bench/phases.py activations`).
+        Modulation sees one row a sample: 8 bits cost nothing there, 4 as much as the body's.
+        """
+        if layer_class == "sensitive":
+            bits = self.sensitive_activation_bits or (8 if self.activation_bits == 8 else "none")
+            return None if bits == "none" else bits
+        return 8 if layer_class == "modulation" else self.activation_bits
 
     @property
     def fits_lsq(self) -> bool:

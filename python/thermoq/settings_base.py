@@ -10,6 +10,8 @@ from pydantic_core import PydanticCustomError
 from thermoq.encodings import MAX_GROUP_SIZE
 
 BitWidth = Literal[2, 3, 4, 8]
+ActivationBits = Literal[4, 8]
+InputBits = Literal[4, 8, "none"]
 Effort = Literal[1, 2, 3, 4, 5]
 GroupSize = Annotated[int, Field(ge=8, le=MAX_GROUP_SIZE, multiple_of=8)]
 
@@ -20,6 +22,11 @@ def expected(what: str, **inside: object) -> PydanticCustomError:
     If it lies inside the value that is checked, `at` says where and `got` what is there.
     """
     return PydanticCustomError("expected", "{what}", {"what": what, **inside})
+
+
+def number(value: object) -> object:
+    """Take the digits of a flag that is a number or a word for the number."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 def section(value: object) -> object:

@@ -80,10 +80,9 @@ def _add_jumps(data: dict[str, Any], part: QuantizedComponent) -> None:
         return
     rows = [row["time_parameters"] for row in timed]
     found = smoothness(
-        [_parameters(row) for row in rows],
+        [_parameters(row, int(data["activation_bits"])) for row in rows],
         [int(row["num_weights"]) for row in timed],
         part.schedule(),
-        int(data["activation_bits"]),
         float(thermodynamics["smoothness_threshold"]),
         int(data["sampling_steps"]),
     )
@@ -97,11 +96,12 @@ def _add_jumps(data: dict[str, Any], part: QuantizedComponent) -> None:
         }
 
 
-def _parameters(row: Mapping[str, Any]) -> TimeParameters:
+def _parameters(row: Mapping[str, Any], activation_bits: int) -> TimeParameters:
     return TimeParameters(
         np.array(row["scale"], np.float64),
         np.array(row["zero_point"], np.float64),
         row["parameter_source"],
+        activation_bits=int(row.get("activation_bits", activation_bits)),
     )
 
 

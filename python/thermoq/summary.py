@@ -248,6 +248,7 @@ def _time_parameters(result: LayerResult) -> LayerTimeParameters | None:
         zero_point=parameters.zero_point.tolist(),
         bin_minimum=_listed(parameters.bin_minimum),
         bin_maximum=_listed(parameters.bin_maximum),
+        activation_bits=parameters.activation_bits,
         scale_jump=jumps.scale_jump.tolist(),
         zero_point_jump=jumps.zero_point_jump.tolist(),
         unclipped_scale_jump=jumps.unclipped_scale_jump.tolist(),

@@ -18,7 +18,7 @@ class TimeParameters:
 
     `scale` is 0 or positive; where it is 0 the `zero_point` means nothing. `bin_minimum` and
     `bin_maximum` [bins] are what was measured in the calibration's fine bins, widened to contain
-    0; None under the prior.
+    0; None under the prior. `activation_bits` are those of the codes that zero points are among.
     """
 
     scale: NDArray[np.float64]
@@ -26,6 +26,7 @@ class TimeParameters:
     source: ParameterSource
     bin_minimum: NDArray[np.float64] | None = None
     bin_maximum: NDArray[np.float64] | None = None
+    activation_bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,13 @@ class RowParameters:
 
 
 def activation_at(
-    scale: ArrayLike, zero_point: ArrayLike, bits: int, group: ArrayLike, fraction: ArrayLike
+    scale: ArrayLike, zero_point: ArrayLike, bits: ArrayLike, group: ArrayLike, fraction: ArrayLike
 ) -> tuple[Floats32, Floats32]:
     """Return scale and zero point where `TimeSchedule.blend` gives `group` and `fraction`.
 
     `scale` and `zero_point` [G] are the groups'; `group` and `fraction` are numbers, or arrays of
-    one shape, which is that of the results. What is interpolated is the range, in float32:
+    one shape, which is that of the results. With numbers they may also be [G, layers], and `bits`
+    [layers]. What is interpolated is the range, in float32:
 
         minimum = (1 - f) * (-zero_point[g] * scale[g]) + f * (-zero_point[g+1] * scale[g+1])
         maximum = likewise, of (2^bits - 1 - zero_point) * scale
@@ -93,7 +95,7 @@ def activation_at(
     this = np.asarray(group, np.int64)
     following = np.minimum(this + 1, len(scales) - 1)
     f = np.asarray(fraction, np.float64).astype(np.float32)
-    top = np.float32(2**bits - 1)
+    top = (2 ** np.asarray(bits, np.int64) - 1).astype(np.float32)
     lows, highs = -points * scales, (top - points) * scales
     rest = np.float32(1.0) - f
     low = rest * lows[this] + f * lows[following]

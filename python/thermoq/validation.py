@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from thermoq.activations import Activations
 from thermoq.config import QuantizationConfig
 from thermoq.expectations import Windows
-from thermoq.interpolation import TimeSchedule, piecewise, smoothed, window_limits
+from thermoq.interpolation import TimeSchedule, default_windows, piecewise, smoothed, window_limits
 from thermoq.metrics import ScoreStatistics, Smoothness, smoothness
 from thermoq.prior import prior_parameters
 from thermoq.report.model import TimeGroupRow
 from thermoq.schedule import NoiseSchedule, TimeGroups
 from thermoq.summary import LayerResult
-from thermoq.terms import INTERPOLATIONS
+from thermoq.terms import INTERPOLATIONS, Interpolation
 from thermoq.time_parameters import TimeParameters
 
 _Measure = Callable[[Sequence[TimeParameters], TimeSchedule], Smoothness]
@@ -94,7 +94,6 @@ def validate(
             parameters,
             [layer.plan.num_weights for layer in timed],
             schedule,
-            config.activation_bits,
             config.thermodynamic.validation.smoothness_threshold,
             steps,
         )
@@ -120,20 +119,26 @@ def validate(
 def _windows(
     trajectory: Trajectory, parameters: Sequence[TimeParameters], measure: _Measure
 ) -> Windows | None:
-    """Return the windows of a run, and what the widest ones would do to its parameters."""
+    """Return the windows of a run, and what others would do to its parameters."""
     schedule = trajectory.time_schedule
     limits = window_limits(schedule.groups)
     if not limits:
         return None
-    widest = ((kind, smoothed(schedule.groups, kind)) for kind in INTERPOLATIONS)
+
+    def scores(window: float | None) -> dict[Interpolation, float]:
+        schedules = ((kind, smoothed(schedule.groups, kind, window)) for kind in INTERPOLATIONS)
+        return {
+            kind: ScoreStatistics.of(measure(parameters, one).boundary_scores).mean
+            for kind, one in schedules
+        }
+
     return Windows(
         interpolation=schedule.interpolation,
         limits=limits,
+        defaults=default_windows(schedule.groups),
         has_room=any(schedule.window(i) < limit for i, limit in enumerate(limits)),
-        scores={
-            kind: ScoreStatistics.of(measure(parameters, wide).boundary_scores).mean
-            for kind, wide in widest
-        },
+        scores=scores(max(limits)),
+        default_scores=scores(None),
     )
 
 
@@ -156,13 +161,14 @@ def _before(
 def _with_prior(
     layer: LayerResult, trajectory: Trajectory, config: QuantizationConfig
 ) -> LayerResult:
-    if layer.spectral_concentration is None:
+    bits = layer.plan.activation_bits(config)
+    if layer.spectral_concentration is None or bits is None:
         return layer
     parameters = prior_parameters(
         layer.spectral_concentration,
         trajectory.schedule,
         trajectory.time_groups,
-        config.activation_bits,
+        bits,
     )
     return replace(layer, time_parameters=parameters)
 

@@ -20,7 +20,6 @@ from thermoq.plan import ComponentPlan, TensorPlan
 from thermoq.prior import POWER_ITERATIONS
 from thermoq.progress import Progress
 from thermoq.provenance import Stopwatch
-from thermoq.rotation import Rotation
 from thermoq.summary import LayerResult
 from thermoq.time_work import StoredTimeParameters, TimeWorker
 from thermoq.weights import Matrix, QuantizedMatrix, as_matrix, spectral_concentration
@@ -99,7 +98,7 @@ class Worker:
                     codes.keep(tensor_plan, quantized)
                 stored = self._time_parameters(component.name, tensor_plan, codes, writer)
                 final.append(stored.plan)
-                entries[tensor.name] = _entry(stored, sha256, tensor_plan.rotation(self._config))
+                entries[tensor.name] = _entry(stored, sha256, self._config)
                 if tensor.name in layers:  # what it repeats may have parameters of its own
                     layers[tensor.name] = replace(
                         layers[tensor.name],
@@ -213,7 +212,7 @@ class _Codes:
 
 
 def _entry(
-    stored: StoredTimeParameters, sha256: str | None, rotation: Rotation | None
+    stored: StoredTimeParameters, sha256: str | None, config: QuantizationConfig
 ) -> TensorEntry:
     plan, tensor = stored.plan, stored.plan.tensor
     if plan.scheme is None:
@@ -225,6 +224,8 @@ def _entry(
             reason=plan.layer.reason,
         )
     assert plan.layer.layer_class is not None
+    rotation, activation = plan.rotation(config), stored.activation
+    bits = None if activation is None else activation.activation_bits
     return QuantizedTensor(
         encoding=plan.scheme.encoding,
         shape=tensor.shape,
@@ -242,6 +243,7 @@ def _entry(
         table_seed=plan.scheme.table_seed or None,
         row_dimension=plan.layer.row_dimension,
         activation_sha256=stored.activation_sha256,
+        activation_bits=None if bits == config.activation_bits else bits,
         time_groups_of_rows=plan.num_row_sets or None,
         time_sha256=stored.time_sha256,
         rotation=None if rotation is None else "hadamard",

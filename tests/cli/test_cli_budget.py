@@ -21,6 +21,11 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def of_first_words(printed: str) -> dict[str, str]:
+    """What follows the first word of each line."""
+    return dict(line.split(maxsplit=1) for line in printed.splitlines())
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(there: Path) -> None:
     before = tree(there)
     finished = succeed("quantize", "--model", "model", "--max-size", "250KB", "--dry-run")
@@ -32,13 +37,14 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(there: Path) -> None:
     first_words = [line.split()[0] for line in lines[2:]]
     assert [word for word in first_words if not word[0].isdigit()] == [
         *("body", "modulation", "sensitive", "table", "copied"),
-        *("size", "bits", "error"),
+        *("size", "bits", "error", "rotation", "effort", "encoding"),
     ]
     told = thermoq.plan_quantization("model", max_size="250KB")
     assert f"{told.model_bytes:,} bytes of at most 0.25 MB" in finished.stdout
     (body,) = (row for row in told.layer_classes if row.layer_class == "body")
     assert f"{body.stored_bytes:,}" in finished.stdout
     assert len(body.schemes) > 1
+    assert "trellis" in {row.encoding for row in body.schemes}
     for row in body.schemes:
         assert f"{row.num_tensors} in {row.encoding} {row.bit_width}, groups of" in finished.stdout
     succeed("quantize", "--model", "model", "--max-size", "250KB", "--output", "out")
@@ -59,22 +65,32 @@ def test_a_dry_run_as_json(there: Path) -> None:
 
 
 def test_a_dry_run_without_a_budget(there: Path) -> None:
-    finished = succeed("quantize", "--model", "model", "--bit-width", 4, "--dry-run")
-    assert "in coded 4, groups of 32, 6+6 bits" in finished.stdout
-    assert "at most" not in finished.stdout
+    words = ["quantize", "--model", "model", "--dry-run"]
+    for flags, stored, has_effort in (
+        ([], "in trellis 2, groups by row, windows of 12 bits", True),
+        (["--encoding", "coded"], "in coded 2, groups of 16, 4+4 bits", False),
+        (["--bit-width", 4], "in coded 4, groups of 32, 6+6 bits", False),
+    ):
+        printed = succeed(*words, *flags).stdout
+        (body,) = (line for line in printed.splitlines() if line.startswith("body"))
+        assert stored in body
+        assert ("with effort 5, all else aside" in printed) == has_effort
+        assert "at most" not in printed
 
 
 def test_a_dry_run_says_what_is_rotated(there: Path) -> None:
     words = ["quantize", "--model", "model", "--dry-run"]
-    printed = succeed(*words, "--rotation", "hadamard").stdout
-    plan = thermoq.plan_quantization("model", rotation="hadamard")
-    rotated = sum(row.rotation is not None for row in plan.tensors)
-    quantized = sum(row.encoding is not None for row in plan.tensors)
-    assert 0 < rotated < quantized
-    last = printed.splitlines()[-1]
-    of = f"hadamard, of the inputs of {rotated} of {quantized} quantized tensors"
-    assert last.split(maxsplit=1) == ["rotation", of]
-    assert "rotation" not in succeed(*words).stdout
+    for settings in ({}, {"encoding": "coded", "rotation": "hadamard"}):
+        flags = [word for key, value in settings.items() for word in (f"--{key}", value)]
+        printed = of_first_words(succeed(*words, *flags).stdout)
+        plan = thermoq.plan_quantization("model", **settings)
+        rotated = sum(row.rotation is not None for row in plan.tensors)
+        quantized = sum(row.encoding is not None for row in plan.tensors)
+        assert 0 < rotated < quantized
+        of = f"hadamard, of the inputs of {rotated} of {quantized} quantized tensors"
+        assert printed["rotation"] == of
+    for flags in (["--rotation", "none"], ["--encoding", "coded"]):
+        assert "rotation" not in succeed(*words, *flags).stdout
     refused = run(*words, "--rotation", "hadamard", "--bit-width", 8)
     assert (refused.exit_code, refused.problem()) == (
         2,
@@ -90,8 +106,7 @@ def test_a_dry_run_says_whose_error_it_predicts(there: Path) -> None:
         "weight error by lsq; hessian trades weight error for output error, which is measured in "
         "the run"
     )
-    printed = succeed(*words, "--dry-run").stdout
-    assert printed.splitlines()[-1].split(maxsplit=1) == ["predicted", note]
+    assert of_first_words(succeed(*words, "--dry-run").stdout)["predicted"] == note
     plan = json.loads(succeed(*words, "--dry-run", "--json").stdout)
     assert (plan["method"], plan["predicted_by"]) == ("hessian", "lsq")
     assert plan["prediction_note"] == note
@@ -137,7 +152,7 @@ def test_without_output_and_not_dry(there: Path) -> None:
 def test_what_a_run_with_a_budget_prints(there: Path) -> None:
     flags = ["--target-bits", "4.5", "--report", "r.json"]
     finished = succeed("quantize", "--model", "model", "--output", "out", *flags)
-    printed = dict(line.split(maxsplit=1) for line in finished.stdout.splitlines())
+    printed = of_first_words(finished.stdout)
     expected = "of at most 4.5 bits per quantized weight; predicted relative squared error 0."
     assert expected in printed["budget"]
     following = shlex.split(printed["next"])

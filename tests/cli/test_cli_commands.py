@@ -88,15 +88,21 @@ def test_a_setting_is_in_the_report(
     assert {key: report[key] for key in expected} == expected
     assert report["phase"] == "baseline"
     assert report["method"] == ("minmax" if command == "baseline" else "lsq")
-    assert layers(report)[QUERY]["group_size"] == report["group_size"]
+    row = 72  # of trellis, as long as the tensor's own
+    size = row if report["encoding"] == "trellis" else report["group_size"]
+    assert layers(report)[QUERY]["group_size"] == size
 
 
 def test_what_is_stored_by_default(there: Path) -> None:
-    keys = ("method", "encoding", "group_size", "scale_bits", "minimum_bits", "super_block")
-    stored = [[report_of(verb)[key] for key in keys] for verb in ("baseline", "quantize")]
+    keys = ("method", "encoding", "group_size", "scale_bits", "minimum_bits", "window_bits")
+    stored = []
+    for words in (["baseline"], ["quantize"], ["quantize", "--bit-width", 4]):
+        report = report_of(*words)
+        stored.append([report[key] for key in keys])
     assert stored == [
         ["minmax", "affine", 64, None, None, None],
-        ["lsq", "coded", 16, 4, 4, None],
+        ["lsq", "trellis", None, None, None, 12],
+        ["lsq", "coded", 32, 6, 6, None],
     ]
 
 
@@ -105,8 +111,13 @@ def test_what_is_stored_by_default(there: Path) -> None:
     [
         (["--encoding", "affine"], {"encoding": "affine", "group_size": 64, "method": "lsq"}),
         (["--method", "minmax"], {"encoding": "affine", "group_size": 64, "method": "minmax"}),
+        (["--encoding", "coded"], {"group_size": 16, "scale_bits": 4, "minimum_bits": 4}),
+        (["--group-size", 24], {"encoding": "coded", "group_size": 24}),
         (["--super-block", 64], {"encoding": "coded", "super_block": 64}),
-        (["--scale-bits", 8, "--minimum-bits", 1], {"scale_bits": 8, "minimum_bits": 1}),
+        (["--scale-bits", 8], {"encoding": "coded", "scale_bits": 8, "minimum_bits": 4}),
+        (["--minimum-bits", 1], {"encoding": "coded", "scale_bits": 4, "minimum_bits": 1}),
+        (["--effort", 1], {"encoding": "trellis", "window_bits": 8}),
+        (["--effort", 1, "--group-size", 24], {"encoding": "trellis", "group_size": 24}),
         (["--bit-width", 4], {"group_size": 32, "scale_bits": 6, "minimum_bits": 6}),
     ],
 )
@@ -260,7 +271,7 @@ def test_inspect_shows_the_plan(there: Path) -> None:
     assert finished.stdout.startswith("model (diffusers layout, not quantized; the plan is shown)")
     rows = {line.split()[0]: line for line in finished.stdout.splitlines()}
     assert rows[f"transformer/{QUERY}"].split()[1:4] == ["24x72", "F32", "body"]
-    assert "coded 2" in rows[f"transformer/{QUERY}"]
+    assert rows[f"transformer/{QUERY}"].endswith("trellis 2, hadamard")
     assert "coded 4" in rows["transformer/transformer_blocks.0.norm1.linear.weight"]
     assert "copied: 1-D" in rows["transformer/transformer_blocks.0.norm1.linear.bias"]
     assert {"body", "modulation", "sensitive", "copied", "all"} <= rows.keys()
@@ -268,15 +279,17 @@ def test_inspect_shows_the_plan(there: Path) -> None:
 
 def test_inspect_follows_method_and_encoding(there: Path) -> None:
     for flags, expected in (
+        ([], "trellis 2, hadamard"),
+        (["--rotation", "none"], "trellis 2"),
         (["--method", "minmax"], "affine 2"),
         (["--encoding", "affine"], "affine 2"),
         (["--scale-bits", 8, "--minimum-bits", 8, "--super-block", 64], "coded 2"),
         (["--bit-width", 4], "coded 4"),
-        (["--rotation", "hadamard"], "coded 2, hadamard"),
+        (["--encoding", "coded", "--rotation", "hadamard"], "coded 2, hadamard"),
     ):
         finished = succeed("inspect", "model", *flags)
         (row,) = (line for line in finished.stdout.splitlines() if QUERY in line)
-        assert expected in row
+        assert row.rstrip().endswith(f" {expected}")
         succeed("quantize", "--model", "model", "--output", "out", "--overwrite", *flags)
         (stored,) = (
             line for line in succeed("inspect", "out").stdout.splitlines() if QUERY in line

@@ -219,6 +219,11 @@ def test_version_and_help() -> None:
         for flag in ("--help", "-h"):
             assert succeed(command, flag).stdout.startswith("Usage: ")
     assert all(command in succeed("--help").stdout for command in COMMANDS)
+    assert "--encoding" not in succeed("demo", "--help").stdout
+    for command, has_trellis in (("demo", False), ("quantize", True)):
+        assert ("trellis" in succeed(command, "--help").stdout) == has_trellis
+    defaults = " ".join(succeed("quantize", "--help").stdout.split())
+    assert "[default: (trellis at 2 bits, else coded; affine with minmax)]" in defaults
 
 
 def test_the_installed_script_and_the_module_are_the_same() -> None:

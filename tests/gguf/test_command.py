@@ -8,7 +8,7 @@ from pathlib import Path
 import models
 import pytest
 from calibrations import calibrated
-from command_line import run, small_pipeline, succeed
+from command_line import run, small_pipeline, succeed, tree
 from gguf_files import long_names
 from safetensors_files import write_safetensors
 
@@ -17,10 +17,11 @@ pytest.importorskip("gguf")
 
 @pytest.fixture
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a quantized pipeline named `out`."""
+    """A working directory with a pipeline, quantized in codes that GGUF can hold: `out`."""
     monkeypatch.chdir(tmp_path)
     small_pipeline(tmp_path / "model")
-    succeed("quantize", "--model", "model", "--output", "out", "--quiet")
+    flags = ["--encoding", "coded", "--quiet"]
+    succeed("quantize", "--model", "model", "--output", "out", *flags)
     return tmp_path
 
 
@@ -45,7 +46,7 @@ def test_what_was_rounded_is_named(there: Path) -> None:
 
 def test_activation_parameters_are_dropped_in_one_line(there: Path) -> None:
     calibrated(there / "model", there / "c.safetensors")
-    flags = ["--calibration", "c.safetensors", "--quiet"]
+    flags = ["--calibration", "c.safetensors", "--encoding", "coded", "--quiet"]
     succeed("quantize", "--model", "model", "--output", "measured", *flags)
     printed = succeed("export", "measured", "m.gguf", "--format", "gguf").stdout
     told = json.loads(succeed("export", "measured", "n.gguf", "--format", "gguf", "--json").stdout)
@@ -85,11 +86,32 @@ def test_no_hint_where_a_fallback_rounds_nothing(there: Path) -> None:
     maker = models.Maker("F32")
     maker.linear("layer", 8, 256)
     write_safetensors(there / "in/model.safetensors", maker.tensors)
-    succeed("quantize", "--model", "in", "--output", "blocks", "--quiet")
+    flags = ["--encoding", "coded", "--quiet"]
+    succeed("quantize", "--model", "in", "--output", "blocks", *flags)
     finished = succeed("export", "blocks", "m.gguf", "--format", "gguf")
     assert "Q2_K" in finished.stdout
     assert "became" not in finished.stdout
     assert "--fallback" not in finished.stdout
+
+
+def test_what_two_bits_are_by_default_is_refused_with_what_to_do(there: Path) -> None:
+    words = ["quantize", "--model", "model", "--output", "default", "--bit-width", 2, "--quiet"]
+    succeed(*words)
+    before = tree(there)
+    export = ["export", "default", "m.gguf", "--format", "gguf"]
+    finished = run(*export)
+    assert finished.exit_code == 1
+    assert finished.problem().endswith(
+        "expected an encoding that GGUF can hold, got trellis; quantize the model with --encoding "
+        "coded, or give --fallback q8_0 or q4_0 here, which quantizes such tensors anew"
+    )
+    assert tree(there) == before
+    told = json.loads(succeed(*export, "--fallback", "q8_0", "--json").stdout)["tensors"]
+    notes = {tensor["note"] for tensor in told if tensor["stored"] == "trellis 2"}
+    assert notes == {"trellis codes, which GGUF cannot hold"}
+    assert "rounded" in {tensor["outcome"] for tensor in told}
+    succeed(*words, "--encoding", "coded", "--overwrite")
+    assert "all exact" in succeed(*export, "--overwrite").stdout
 
 
 def test_json(there: Path) -> None:

@@ -119,7 +119,8 @@ def test_it_reads_our_weights_bit_for_bit(
     """With its decoders in float32. Running, it decodes in float16, and is as close as that is."""
     model = maker(diffusers)
     model.to(getattr(torch, dtype)).save_pretrained(tmp_path / "in")
-    thermoq.quantize(tmp_path / "in", tmp_path / "out", bit_width=bit_width)
+    encoding = None if bit_width == 8 else "coded"
+    thermoq.quantize(tmp_path / "in", tmp_path / "out", bit_width=bit_width, encoding=encoding)
     written = thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf")
     thermoq.export(tmp_path / "out", tmp_path / "dense", dtype="float32")
     truth = type(model).from_pretrained(tmp_path / "dense", dtype=torch.float32)
@@ -177,7 +178,7 @@ def test_original_names_are_those_that_diffusers_converts_back(
 
 def test_original_layout_joins_rows(tmp_path: Path, diffusers: Any) -> None:
     flux(diffusers).save_pretrained(tmp_path / "in")
-    thermoq.quantize(tmp_path / "in", tmp_path / "out")
+    thermoq.quantize(tmp_path / "in", tmp_path / "out", encoding="coded")
     written = thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf", names="original")
     whole = dense(tmp_path / "out", "", tmp_path / "dense")
     fields, tensors = read_gguf(written.path)
@@ -198,7 +199,7 @@ def test_original_layout_joins_rows(tmp_path: Path, diffusers: Any) -> None:
 def test_parts_that_differ_are_joined_as_numbers(tmp_path: Path, diffusers: Any) -> None:
     flux(diffusers).save_pretrained(tmp_path / "in")
     rules = [{"match": "*.attn.to_q.weight", "bit_width": 8}]
-    thermoq.quantize(tmp_path / "in", tmp_path / "out", layers=rules)
+    thermoq.quantize(tmp_path / "in", tmp_path / "out", encoding="coded", layers=rules)
     written = thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf", names="original")
     (row,) = [r for r in written.tensors if r.name == "transformer_blocks.0.attn.to_q.weight"]
     assert (row.type, row.outcome) == ("F32", "exact")

@@ -23,9 +23,15 @@ from thermoq.gguf.result import GgufExport
 
 pytest.importorskip("gguf")
 
-Quantized = Callable[[str, str], Run]
+Quantized = Callable[..., Run]
 
 FALLBACKS = [None, "q8_0", "q4_0"]
+RUNS = [
+    *((name, dtype, "coded") for name in models.MAKERS for dtype in models.FLOAT_DTYPES),
+    ("minilm", "F32", "coded"),
+    ("minilm", "BF16", "coded"),
+    *((name, "BF16", "affine") for name in models.MAKERS),
+]
 REASONS = ("dimensions", "no multiple of", "in no ggml type")
 
 
@@ -62,6 +68,15 @@ def check(written: GgufExport, expected: dict[str, NDArray[np.generic]]) -> dict
     return tensors
 
 
+@pytest.fixture(params=RUNS, ids="-".join)
+def run(request: pytest.FixtureRequest, quantized: Quantized) -> Run:
+    """Every model in every dtype, in the codes that GGUF can hold."""
+    name, dtype, encoding = request.param
+    if encoding == "affine":
+        return quantized(name, dtype, "minmax")
+    return quantized(name, dtype, encoding=encoding)
+
+
 @pytest.mark.parametrize("fallback", FALLBACKS)
 def test_every_model_comes_back(run: Run, tmp_path: Path, fallback: str | None) -> None:
     written = thermoq.export(run.output, tmp_path / "m.gguf", format="gguf", fallback=fallback)
@@ -80,7 +95,8 @@ def test_every_model_comes_back(run: Run, tmp_path: Path, fallback: str | None) 
 @pytest.mark.parametrize("bit_width", [2, 4, 8])
 def test_blocks_of_llama_cpp(tmp_path: Path, dtype: str, bit_width: int) -> None:
     source = wide(tmp_path / "in", dtype)
-    thermoq.quantize(source, tmp_path / "out", bit_width=bit_width)
+    encoding = None if bit_width == 8 else "coded"
+    thermoq.quantize(source, tmp_path / "out", bit_width=bit_width, encoding=encoding)
     written = thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf")
     check(written, dense(tmp_path / "out", "", tmp_path / "dense"))
     types = {row.name: row.type for row in written.tensors}
@@ -180,7 +196,7 @@ def test_a_fallback_leaves_small_weights_exact(
     maker = models.Maker("F16")
     maker.put("faint.weight", np.random.default_rng(0).standard_normal((16, 64)) * size)
     write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
-    thermoq.quantize(tmp_path / "in", tmp_path / "out")
+    thermoq.quantize(tmp_path / "in", tmp_path / "out", encoding="coded")
     written = thermoq.export(
         tmp_path / "out", tmp_path / "m.gguf", format="gguf", fallback=fallback
     )
@@ -195,7 +211,7 @@ def test_quiet_blocks_in_a_louder_matrix_do_not_count(tmp_path: Path) -> None:
     weights[:8, 32:] *= 1e-5
     maker.put("mixed.weight", weights)
     write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
-    thermoq.quantize(tmp_path / "in", tmp_path / "out")
+    thermoq.quantize(tmp_path / "in", tmp_path / "out", encoding="coded")
     written = thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf", fallback="q8_0")
     check(written, dense(tmp_path / "out", "", tmp_path / "dense"))
     (row,) = written.tensors
@@ -204,14 +220,15 @@ def test_quiet_blocks_in_a_louder_matrix_do_not_count(tmp_path: Path) -> None:
 
 
 def test_a_reason_is_given_once(tmp_path: Path) -> None:
-    thermoq.quantize(models.oddities(tmp_path / "in", "F32"), tmp_path / "out")
+    source = models.oddities(tmp_path / "in", "F32")
+    thermoq.quantize(source, tmp_path / "out", encoding="coded")
     written = thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf")
     notes = {row.name: row.note for row in written.tensors}
     assert notes["kernel_3d.weight"] == "5 dimensions, ggml itself reads 4"
 
 
 def test_dtypes_that_gguf_lacks_are_widened(quantized: Quantized, tmp_path: Path) -> None:
-    run = quantized("oddities", "F32")
+    run = quantized("oddities", "F32", encoding="coded")
     written = thermoq.export(run.output, tmp_path / "m.gguf", format="gguf")
     rows = {row.name: row for row in written.tensors}
     tensors = check(written, dense(run.output, "", tmp_path / "dense"))
@@ -237,7 +254,7 @@ def test_a_dtype_that_cannot_be_held_is_refused(tmp_path: Path, dtype: str) -> N
     size = {"U64": 8, "C64": 8, "F8_E8M0": 1}[dtype]
     maker.tensors["odd"] = (dtype, (2,), bytes(2 * size))
     write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
-    thermoq.quantize(tmp_path / "in", tmp_path / "out")
+    thermoq.quantize(tmp_path / "in", tmp_path / "out", encoding="coded")
     before = models.tree(tmp_path)
     with pytest.raises(InputError, match=rf"tensor 'odd': expected a dtype .*, got {dtype}$"):
         thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf")
@@ -249,7 +266,7 @@ def test_more_than_five_dimensions_are_refused(tmp_path: Path) -> None:
     maker.linear("layer", 8, 16)
     maker.add("six", 1, 2, 1, 2, 1, 2)
     write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
-    thermoq.quantize(tmp_path / "in", tmp_path / "out")
+    thermoq.quantize(tmp_path / "in", tmp_path / "out", encoding="coded")
     with pytest.raises(InputError, match="tensor 'six': expected at most 5 dimensions"):
         thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf")
     assert not (tmp_path / "m.gguf").exists()
@@ -262,7 +279,7 @@ def test_bfloat16_is_kept_only_where_loaders_decode_it(tmp_path: Path) -> None:
     maker.put("fine", np.array([[1e-30, 1.0]]))
     write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
     rules = [{"match": "skipped.weight", "skip": True}]
-    thermoq.quantize(tmp_path / "in", tmp_path / "out", layers=rules)
+    thermoq.quantize(tmp_path / "in", tmp_path / "out", encoding="coded", layers=rules)
     written = thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf")
     check(written, dense(tmp_path / "out", "", tmp_path / "dense"))
     types = {row.name: row.type for row in written.tensors}
@@ -291,7 +308,7 @@ def test_full_names(tmp_path: Path) -> None:
 
 
 def test_metadata(quantized: Quantized, tmp_path: Path) -> None:
-    run = quantized("unet", "BF16")
+    run = quantized("unet", "BF16", encoding="coded")
     written = thermoq.export(run.output, tmp_path / "m.gguf", format="gguf")
     fields, _ = read_gguf(written.path)
     manifest = json.loads((run.output / "unet/thermoq.json").read_text())
@@ -321,13 +338,13 @@ def test_architecture(tmp_path: Path, config: dict[str, str], expected: str) -> 
     maker.linear("layer", 8, 32)
     write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
     write_json(tmp_path / "in/config.json", config)
-    thermoq.quantize(tmp_path / "in", tmp_path / "out")
+    thermoq.quantize(tmp_path / "in", tmp_path / "out", encoding="coded")
     written = thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf")
     assert written.architecture == expected
     if expected == "sd1":
         maker.linear("add_embedding.linear_1", 8, 32)
         write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
-        thermoq.quantize(tmp_path / "in", tmp_path / "out", overwrite=True)
+        thermoq.quantize(tmp_path / "in", tmp_path / "out", encoding="coded", overwrite=True)
         written = thermoq.export(
             tmp_path / "out", tmp_path / "m.gguf", format="gguf", overwrite=True
         )
@@ -335,7 +352,7 @@ def test_architecture(tmp_path: Path, config: dict[str, str], expected: str) -> 
 
 
 def test_additions_are_dropped_and_said(tmp_path: Path) -> None:
-    thermoq.quantize(wide(tmp_path / "in"), tmp_path / "out")
+    thermoq.quantize(wide(tmp_path / "in"), tmp_path / "out", encoding="coded")
     (weights,) = (tmp_path / "out").glob("*.safetensors")
     gain = ("F32", (4,), bytes(16))
     models.replace_tensors(
@@ -354,7 +371,7 @@ def test_additions_are_dropped_and_said(tmp_path: Path) -> None:
 
 def test_one_component_of_several(tmp_path: Path) -> None:
     source = models.dit(tmp_path / "dit")
-    thermoq.quantize(source, tmp_path / "out", components=["vae"])
+    thermoq.quantize(source, tmp_path / "out", components=["vae"], encoding="coded")
     with pytest.raises(UsageError, match=r"expected --component with several .* transformer, vae"):
         thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf")
     written = thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf", component="vae")
@@ -368,7 +385,7 @@ def test_one_component_of_several(tmp_path: Path) -> None:
 
 
 def test_wrong_arguments(quantized: Quantized, tmp_path: Path) -> None:
-    run = quantized("unet", "F32")
+    run = quantized("unet", "F32", encoding="coded")
     target = tmp_path / "m.gguf"
     with pytest.raises(UsageError, match=r"^--format: expected safetensors or gguf, got onnx$"):
         thermoq.export(run.output, target, format="onnx")
@@ -395,7 +412,7 @@ def test_wrong_arguments(quantized: Quantized, tmp_path: Path) -> None:
 
 
 def test_an_existing_target_needs_overwrite(quantized: Quantized, tmp_path: Path) -> None:
-    run, target = quantized("unet", "F32"), tmp_path / "m.gguf"
+    run, target = quantized("unet", "F32", encoding="coded"), tmp_path / "m.gguf"
     target.write_text("before")
     with pytest.raises(InputError, match=r"already exists; --overwrite replaces it$"):
         thermoq.export(run.output, target, format="gguf")
@@ -406,7 +423,7 @@ def test_an_existing_target_needs_overwrite(quantized: Quantized, tmp_path: Path
 
 
 def test_a_changed_byte_is_not_exported(quantized: Quantized, tmp_path: Path) -> None:
-    run = quantized("dream", "F32")
+    run = quantized("dream", "F32", encoding="coded")
     copied = tmp_path / "copied"
     shutil.copytree(run.output, copied)
     (weights, *_) = sorted(copied.glob("*.safetensors"))
@@ -428,7 +445,7 @@ def test_a_full_disk_leaves_nothing(
     def full(self: object, tensor: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    run = quantized("unet", "F32")
+    run = quantized("unet", "F32", encoding="coded")
     (tmp_path / "m.gguf").write_text("before")
     monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", full)
     with pytest.raises(InputError, match=r"m\.gguf: cannot be written: No space left on device$"):
@@ -439,7 +456,7 @@ def test_a_full_disk_leaves_nothing(
 
 def test_the_demo_model(tmp_path: Path) -> None:
     model = Path(thermoq.__file__).parent / "models/digits-dit"
-    thermoq.quantize(model, tmp_path / "out")
+    thermoq.quantize(model, tmp_path / "out", encoding="coded")
     expected = dense(tmp_path / "out", "transformer", tmp_path / "dense")
     for fallback in FALLBACKS:
         written = thermoq.export(
@@ -450,7 +467,7 @@ def test_the_demo_model(tmp_path: Path) -> None:
 
 
 def test_the_same_bytes_at_any_number_of_threads(quantized: Quantized, tmp_path: Path) -> None:
-    run = quantized("dit", "BF16")
+    run = quantized("dit", "BF16", encoding="coded")
     files = set()
     for threads in (1, 4):
         target = tmp_path / f"{threads}.gguf"
@@ -462,7 +479,7 @@ def test_the_same_bytes_at_any_number_of_threads(quantized: Quantized, tmp_path:
 def test_without_the_package(
     quantized: Quantized, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = quantized("unet", "F32")
+    run = quantized("unet", "F32", encoding="coded")
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(UsageError, match=r"pip install 'thermoq\[gguf\]'$"):
         thermoq.export(run.output, tmp_path / "m.gguf", format="gguf")
@@ -480,7 +497,7 @@ def test_progress(quantized: Quantized, tmp_path: Path) -> None:
         def advance(self, tensor: str, nbytes: int) -> None:
             self.task.append(nbytes)
 
-    run = quantized("dit", "F16")
+    run = quantized("dit", "F16", encoding="coded")
     thermoq.export(run.output, tmp_path / "m.gguf", format="gguf", progress=Recording())
     assert totals == {task: (len(sizes), sum(sizes)) for task, sizes in seen.items()}
     assert totals.keys() == {"examine", "export"}

@@ -19,7 +19,7 @@ from safetensors_files import write_safetensors
 
 pytest.importorskip("gguf")
 
-Quantized = Callable[[str, str], Run]
+Quantized = Callable[..., Run]
 
 _TO_FLOAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
@@ -105,16 +105,19 @@ def ggml() -> Ggml:
 
 
 @pytest.mark.parametrize("bit_width", [2, 4, 8])
-@pytest.mark.parametrize("command", [thermoq.quantize, thermoq.baseline])
+@pytest.mark.parametrize(
+    ("command", "encoding"), [(thermoq.quantize, "coded"), (thermoq.baseline, "affine")]
+)
 def test_it_decodes_our_weights_bit_for_bit(
-    ggml: Ggml, tmp_path: Path, command: Callable[..., object], bit_width: int
+    ggml: Ggml, tmp_path: Path, command: Callable[..., object], encoding: str, bit_width: int
 ) -> None:
     source = wide(tmp_path / "in", "BF16")
     models.replace_tensors(
         source / "diffusion_pytorch_model.safetensors",
         lambda tensors: {k: v for k, v in tensors.items() if len(v[1]) <= 4},
     )
-    command(source, tmp_path / "out", bit_width=bit_width)
+    settings = {"bit_width": bit_width, "encoding": None if bit_width == 8 else encoding}
+    command(source, tmp_path / "out", **settings)
     written = thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf")
     expected = dense(tmp_path / "out", "", tmp_path / "dense")
     found = ggml.read(written.path)
@@ -130,7 +133,7 @@ def test_it_decodes_our_weights_bit_for_bit(
 
 
 def test_the_real_model(ggml: Ggml, quantized: Quantized, tmp_path: Path) -> None:
-    run = quantized("minilm", "F32")
+    run = quantized("minilm", "F32", encoding="coded")
     written = thermoq.export(run.output, tmp_path / "m.gguf", format="gguf")
     expected = dense(run.output, "", tmp_path / "dense")
     found = ggml.read(written.path)
@@ -149,7 +152,7 @@ def test_scalars_and_empty_tensors(ggml: Ggml, tmp_path: Path) -> None:
     write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
     maker.linear("layer", 8, 32)
     write_safetensors(tmp_path / "in/model.safetensors", maker.tensors)
-    thermoq.quantize(tmp_path / "in", tmp_path / "out")
+    thermoq.quantize(tmp_path / "in", tmp_path / "out", encoding="coded")
     written = thermoq.export(tmp_path / "out", tmp_path / "m.gguf", format="gguf")
     found = ggml.read(written.path)
     assert found is not None
@@ -169,6 +172,6 @@ def test_it_refuses_what_the_document_says(
         target = tmp_path / f"{names}.gguf"
         thermoq.export(output, target, format="gguf", names=names)
         assert (ggml.read(target) is not None) == opens
-    run = quantized("oddities", "F32")
+    run = quantized("oddities", "F32", encoding="coded")
     thermoq.export(run.output, tmp_path / "five.gguf", format="gguf")
     assert ggml.read(tmp_path / "five.gguf") is None

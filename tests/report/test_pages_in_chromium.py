@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from chromium import seen_in
-from comparison_examples import judged, language_evaluation, phase_reports, write_reports
+from comparison_examples import judged, language_evaluation, phase_reports, timed, write_reports
 from report_examples import calibrated_report, smoothed_report
 from thermoq.comparison.run import compare
 from thermoq.report.comparison_page import render_comparison
@@ -19,8 +19,17 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("reports")
     reports = phase_reports()
     language = [r.model_copy(update={"evaluation": language_evaluation()}) for r in reports]
-    seen = [r.model_copy(update={"evaluation": judged(r.evaluation, 0.9, 0.5)}) for r in reports]
+    seen = [
+        r.model_copy(update={"evaluation": timed(judged(r.evaluation, 0.9, 0.5), 1.1)})
+        for r in reports
+    ]
     crowd = phase_reports(num_time_groups=20)
+    fast = {"steps": 5, "inputs_key": "other"}
+    unlike = [r.model_copy(update={"parameter_source": "none"}) for r in reports]
+    unlike[0] = reports[0]
+    unlike[2] = reports[2].model_copy(
+        update={"evaluation": reports[2].evaluation.model_copy(update=fast)}
+    )
     found = {
         "report": render_html(calibrated_report()),
         "smoothed report": render_html(smoothed_report()),
@@ -29,6 +38,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "comparison": seen,
         "comparison of two": phase_reports(evaluated=False)[:2],
         "comparison of language models": language,
+        "comparison of unlike": unlike,
         "comparison of many": [*crowd, *crowd[1:]],
     }.items():
         found[name] = render_comparison(compare(write_reports(folder, given)))
@@ -40,6 +50,7 @@ COMPARISONS = (
     "comparison",
     "comparison of two",
     "comparison of language models",
+    "comparison of unlike",
     "comparison of many",
 )
 
@@ -102,6 +113,7 @@ return {
         ("comparison", 9 + 12, 3, 12),
         ("comparison of two", 6, 2, 0),
         ("comparison of language models", 9 + 9, 3, 9),
+        ("comparison of unlike", 9 + 8, 3, 8),
         ("comparison of many", 95 + 20, 5, 20),
     ],
 )

@@ -18,6 +18,7 @@ from thermoq.report.charts import (
     byte_bars,
     score_ruler,
 )
+from thermoq.report.html import render_html
 from thermoq.report.order import block_of, network_order
 from thermoq.report.profile import cell_title, layer_profile
 from thermoq.report.ranges import range_chart
@@ -248,6 +249,19 @@ def test_zero_points_are_drawn_only_where_they_move():
     chart = zero_point_chart(with_scale(report, 2, zero_point=[128.0, 100.0, 90.0, 0.0]))
     assert chart.lines[2].values == [128.0, 100.0, 90.0, 0.0]
     assert chart.value_ticks[-1].percent == 0
+
+
+def test_zero_points_of_other_bits_are_shares_of_their_codes():
+    report = with_scale(example_report(), 2, zero_point=[15.0, 3.0, 3.0, 0.0], activation_bits=4)
+    chart = zero_point_chart(report)
+    assert chart.bits is None
+    assert chart.lines[2].values == [1.0, 0.2, 0.2, 0.0]
+    assert chart.lines[3].values == [128 / 255] * 4
+    assert [tick.percent for tick in chart.value_ticks] == [100, 75, 50, 25, 0]
+    assert "as a share of the largest code" in render_html(report)
+    same = zero_point_chart(with_scale(report, 2, zero_point=[9.0, 3.0, 3.0, 0.0]))
+    assert same.bits is None
+    assert same.lines[2].values == [0.6, 0.2, 0.2, 0.0]
 
 
 def test_the_rulers_bands_and_targets_are_the_assessments():

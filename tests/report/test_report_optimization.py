@@ -17,7 +17,7 @@ from thermoq.report.optimization_model import (
     SequentialSummary,
     StoredCorrection,
 )
-from thermoq.report.optimization_wording import choices_text, choices_verdict
+from thermoq.report.optimization_wording import choices_text, choices_verdict, coupling_text
 from thermoq.terms import ROW_CHOICES, RowChoice
 
 
@@ -117,6 +117,24 @@ def test_the_log_of_a_baseline_has_none_of_it() -> None:
     log = render_log(example_report())
     assert "[optimization]\n  none\n" in log
     assert "[optimization of layers]\n  none\n" in log
+
+
+@pytest.mark.parametrize(("each", "adds_nothing"), [(0.0307, True), (0.032, True), (0.03, False)])
+def test_it_is_said_where_time_groups_add_nothing_over_all_layers(
+    each: float, adds_nothing: bool
+) -> None:
+    errors = {"none": 0.04, "pooled": 0.031, "per_time_group": each}
+    said = choices_verdict(summary((1, 2, 1), output_errors=errors))
+    assert said.startswith("Each layer has the cheapest that comes within 1 %")
+    assert ("Over all layers time groups add nothing to pooled gains" in said) == adds_nothing
+    assert "Over all" not in choices_verdict(summary((1, 2, 1), output_errors={}))
+
+
+def test_where_ranges_are_coupled_less_it_is_said() -> None:
+    assert coupling_text(summary((1, 0, 0), coupling=10.0)) == "10"
+    assert coupling_text(summary((1, 0, 0), coupling=10.0, weakened_layers=3)) == (
+        "10, of ranges less in 3 layers, whose outputs would lose by it"
+    )
 
 
 def test_the_page_has_a_section() -> None:

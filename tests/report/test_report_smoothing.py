@@ -52,7 +52,7 @@ def test_curves_begin_and_end_with_the_groups_own() -> None:
         xs = [x for x, _ in points(after.path)]
         assert xs == sorted(xs)
     assert stepped.windows == []
-    assert [round(w.left + w.width / 2, 1) for w in curved.windows] == [25.0, 50.1, 75.1]
+    assert [round(w.left + w.width / 2, 1) for w in curved.windows] == [25.0, 50.0, 75.1]
     assert len(points(curved.mean_path)) == 3 * 13 + 2
 
 
@@ -114,7 +114,7 @@ def test_the_page_of_phase_1_speaks_of_no_smoothing(report: Report) -> None:
 
 def test_the_log_has_both() -> None:
     text = render_log(smoothed_report())
-    assert "Within 125 timesteps on each side of a boundary, parameters move from" in text
+    assert "Within 62.5 timesteps on each side of a boundary, parameters move from" in text
     assert "smoothness score between time groups: 0.7012 [parameter_source" in text
     assert "Phase 1: 0.6543, 2 violations [parameter_source" in text
     assert "violations in single layers: 5, in Phase 1 17 [parameter_source" in text

@@ -15,7 +15,7 @@ struct TimeParametersView {
   const double* num_weights;  // [layers], how much a layer counts; >= 0
   std::size_t layers;
   std::size_t time_groups;
-  int activation_bits;
+  const std::int32_t* activation_bits;  // [layers]
 };
 
 // How far each boundary is crossed: `before` and `after` [boundaries, count] in [0, 1] are pairs of
@@ -47,7 +47,7 @@ struct ModelJumps {
 //
 //   scale_jump[l,i] = |s(after) - s(before)| / s(before)
 //     0 if both groups' scales are 0, 1 if only scale[i] is.
-//   zero_point_jump[l,i] = |z(after) - z(before)| / (2^activation_bits - 1)
+//   zero_point_jump[l,i] = |z(after) - z(before)| / (2^activation_bits[l] - 1)
 //     0 if either group's scale is 0.
 //
 // s(f) = (1 - f) * scale[i] + f * scale[i+1]: what follows from interpolating minimum and maximum.

@@ -34,7 +34,7 @@ from thermoq.encodings import (
 )
 from thermoq.errors import InputError
 from thermoq.terms import Encoding, LayerClass
-from thermoq.trellis import MAX_WINDOW_BITS, MIN_WINDOW_BITS
+from thermoq.trellis import MAX_BLOCK_ROWS, MAX_WINDOW_BITS, MIN_WINDOW_BITS
 from thermoq.weights import FLOAT_TYPES, Scheme
 
 FORMAT_VERSION = 1
@@ -113,7 +113,7 @@ class QuantizedTensor(_Tensor):
     scale_bits: ParameterBits | None = None
     minimum_bits: ParameterBits | None = None
     window_bits: int | None = Field(default=None, description="L: 2^L values are in the table")
-    block_rows: Annotated[int, Field(ge=8, multiple_of=8)] | None = Field(
+    block_rows: Annotated[int, Field(ge=8, le=MAX_BLOCK_ROWS, multiple_of=8)] | None = Field(
         default=None, description="rows that a stream runs down"
     )
     table_seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
@@ -124,6 +124,9 @@ class QuantizedTensor(_Tensor):
     rotation_seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     activation_sha256: Checksum | None = Field(
         default=None, description="of its activation parameters; null if it has none"
+    )
+    activation_bits: Annotated[int, Field(ge=1, le=8)] | None = Field(
+        default=None, description="of the codes of its inputs; null: those of the component"
     )
     time_groups_of_rows: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="sets of row gains and biases: 1, or one a time group"
@@ -148,6 +151,8 @@ class QuantizedTensor(_Tensor):
             raise ValueError("expected rotation and rotation_seed together, got one of them")
         if self.rotation is not None and (len(self.shape) != 2 or self.row_dimension):
             raise ValueError("expected a matrix with rotation")
+        if self.activation_bits is not None and self.activation_sha256 is None:
+            raise ValueError("expected activation_bits beside activation_sha256, got it alone")
         if (self.time_groups_of_rows is None) != (self.time_sha256 is None):
             raise ValueError("expected time_groups_of_rows and time_sha256 together, got one")
         self._check_keys("coded", ("super_block", "scale_bits", "minimum_bits"))
@@ -213,7 +218,9 @@ class Manifest(ManifestPart):
     time_groups: TimeGroupTable
     schedule: ScheduleEntry
     activation_bits: Annotated[int, Field(ge=1, le=8)] | None = Field(
-        default=None, description="of the codes that activation zero points are among"
+        default=None,
+        description="of the codes that activation zero points are among, where a tensor has no "
+        "others",
     )
     smoothing: SmoothingEntry | None = Field(
         default=None, description="null: parameters jump from a time group to the next"

@@ -14,6 +14,7 @@ from thermoq.checkpoint.layout import Checkpoint, open_checkpoint
 from thermoq.checkpoint.manifest import (
     CopiedTensor,
     Manifest,
+    QuantizedTensor,
     TensorEntry,
     check_checksum,
     manifest_path,
@@ -88,6 +89,13 @@ class QuantizedComponent:
         """Return where the activation parameters of tensor `name` lie; none if it has none."""
         parts = _activation_parts(name, self.manifest)
         return [self.component.tensors[part.name] for part in parts]
+
+    def activation_bits(self, name: str) -> int | None:
+        """Return the bits of the inputs of tensor `name`; None if they are not quantized."""
+        entry = self.manifest.tensors[name]
+        if not isinstance(entry, QuantizedTensor) or entry.activation_sha256 is None:
+            return None
+        return entry.activation_bits or self.manifest.activation_bits
 
     def row_parts(self, name: str) -> list[StoredTensor]:
         """Return where the row gains and biases of tensor `name` lie; none if it has none."""
@@ -253,8 +261,8 @@ def _check_alias(
         raise bad_tensor(
             path, name, f"expected same_as to name a stored tensor, got {shown(entry.same_as)}"
         )
-    own = ("same_as", "sha256", "activation_sha256", "time_groups_of_rows", "time_sha256")
-    same = dict.fromkeys(own)
+    of_inputs = ("activation_sha256", "activation_bits", "time_groups_of_rows", "time_sha256")
+    same = dict.fromkeys(("same_as", "sha256", *of_inputs))
     ignored = {"reason"} if isinstance(entry, CopiedTensor) else {"layer_class"}
     one = entry.model_copy(update=same).model_dump(exclude=ignored)
     other = original.model_copy(update=same).model_dump(exclude=ignored)

@@ -54,7 +54,7 @@ def read_activation(
     _check_finite(parts[0], scale)
     if (scale < 0).any():
         raise bad_tensor(parts[0].path, parts[0].name, f"expected scales >= 0, got {scale.min()}")
-    bits = component.manifest.activation_bits
+    bits = component.activation_bits(name)
     if bits is None:
         path = manifest_path(component.component.directory)
         raise bad_file(path, "expected activation_bits beside activation parameters, got none")
@@ -65,7 +65,10 @@ def read_activation(
     what = "activation parameters"
     _check_sum(parts[0], name, what, entry.activation_sha256, [scale_data, zero_point])
     return TimeParameters(
-        scale.astype(np.float64), zero_point.astype(np.float64), source="calibration"
+        scale.astype(np.float64),
+        zero_point.astype(np.float64),
+        source="calibration",
+        activation_bits=bits,
     )
 
 

@@ -16,7 +16,7 @@ def demo(
     output: Annotated[
         Path, typer.Option(help="The directory to write; an earlier demo there is replaced.")
     ] = Path("thermoq-demo"),
-    bit_width: options.BitWidth = None,
+    bit_width: options.DemoBitWidth = None,
     num_time_groups: options.NumTimeGroups = None,
     quiet: options.Quiet = False,
 ) -> None:

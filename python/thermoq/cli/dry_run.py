@@ -129,7 +129,8 @@ def _efforts(plan: QuantizationPlan) -> list[tuple[str, str]]:
     )
     chosen = next(row for row in plan.efforts if row.is_chosen)
     seconds = 60 * chosen.minutes_per_billion_weights * plan.num_trellis_weights / 1e9
+    besides = "hessian's matrix products and all else" if plan.method == "hessian" else "all else"
     return [
         ("effort", f"{each} minutes per billion weights here, as measured"),
-        ("encoding", f"{duration(seconds)} with effort {chosen.effort}, all else aside"),
+        ("encoding", f"{duration(seconds)} with effort {chosen.effort}, {besides} aside"),
     ]

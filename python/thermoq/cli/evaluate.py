@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from thermoq.report.evaluation_model import Evaluation
     from thermoq.report.evaluation_wording import EvaluationTable
 
+_GAP, _EDGES = 3, 2  # of a table: characters between its columns, and at its sides
+
 
 def evaluate(
     model: options.Model,
@@ -32,6 +34,7 @@ def evaluate(
     length: options.Length = None,
     size: options.Size = None,
     judged: options.Judged = None,
+    timing: options.Timing = True,
     threads: options.Threads = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
@@ -56,6 +59,7 @@ def evaluate(
             length=length,
             size=size,
             judged=judged,
+            timing=timing,
             threads=threads,
             progress=progress,
         )
@@ -78,8 +82,37 @@ def _print(found: Evaluation) -> None:
 
 def _print_table(table: EvaluationTable) -> None:
     console, shown = console_and_table()
-    for number, head in enumerate(table.columns):
-        shown.add_column(head, justify="right" if number else "left", overflow="fold")
+    widths = _column_widths(table, console.width)
+    if widths is None:
+        _print_lines(table)
+        return
+    for number, (head, width) in enumerate(zip(table.columns, widths, strict=True)):
+        shown.add_column(head, justify="right" if number else "left", width=width)
     for row in table.rows:
         shown.add_row(*row)
     console.print(shown)
+
+
+def _column_widths(table: EvaluationTable, room: int) -> list[int] | None:
+    """Return widths that break cells between words alone; None if there is too little room.
+
+    The first columns get what is left.
+    """
+    columns = list(zip(table.columns, *table.rows, strict=True))
+    widths = [max(len(word) for word in " ".join(cells).split()) for cells in columns]
+    room -= sum(widths) + _GAP * (len(widths) - 1) + _EDGES
+    if room < 0:
+        return None
+    for number, cells in enumerate(columns):
+        more = min(room, max(map(len, cells)) - widths[number])
+        widths[number] += more
+        room -= more
+    return widths
+
+
+def _print_lines(table: EvaluationTable) -> None:
+    """Print a table that is too wide: figures in lines of their own rather than cut."""
+    for name, *cells in table.rows:
+        typer.echo(name)
+        for head, cell in zip(table.columns[1:], cells, strict=True):
+            typer.echo(f"  {head}: {cell}")

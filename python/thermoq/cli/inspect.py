@@ -90,8 +90,13 @@ def _trajectory_text(found: InspectedTrajectory) -> str:
         window = f"{high:g}" if low == high else f"{low:g} to {high:g}"
         facts.append(f"{found.interpolation} within {window} timesteps of boundaries")
     if found.num_activations:
-        layers = counted(found.num_activations, "layer")
-        facts.append(f"{found.activation_bits}-bit activations of {layers}")
+        usual = found.num_activations - sum(found.other_activations.values())
+        by_bits = [(found.activation_bits, usual), *sorted(found.other_activations.items())]
+        facts += [
+            f"{bits}-bit activations of {counted(num_layers, 'layer')}"
+            for bits, num_layers in by_bits
+            if num_layers
+        ]
     if found.num_pooled or found.num_per_time_group:
         facts.append(
             f"row gains and biases of {counted(found.num_pooled, 'layer')} (pooled) and of "

@@ -60,6 +60,10 @@ BitWidth = Annotated[
         help="Bits of the body's weights: 2, 4, 8, or 3 in trellis.", show_default="2", **_INTEGER
     ),
 ]
+DemoBitWidth = Annotated[
+    int | None,
+    typer.Option(help="Bits of the body's weights: 2, 4 or 8.", show_default="2", **_INTEGER),
+]
 GroupSize = Annotated[
     int | None,
     typer.Option(
@@ -72,7 +76,7 @@ Encoding = Annotated[
     str | None,
     typer.Option(
         help="affine, coded or trellis (8 bits are always q8).",
-        show_default="coded with lsq, affine with minmax",
+        show_default="trellis at 2 bits, else coded; affine with minmax",
     ),
 ]
 SuperBlock = Annotated[
@@ -136,6 +140,13 @@ NumTimeGroups = Annotated[
 ]
 ActivationBits = Annotated[
     int | None, typer.Option(help="Bits of the activations: 4 or 8.", show_default="8", **_INTEGER)
+]
+SensitiveActivationBits = Annotated[
+    str | None,
+    typer.Option(
+        help="Those of embedders, first and last projection: 4, 8 or none (left as they are).",
+        show_default="8; none with --activation-bits 4",
+    ),
 ]
 Calibration = Annotated[
     Path | None,
@@ -301,6 +312,13 @@ Size = Annotated[
 HeldOutData = Annotated[
     Path | None,
     typer.Option(help="Held-out data, none of the calibration's: text, a folder of images, .npy."),
+]
+Timing = Annotated[
+    bool,
+    typer.Option(
+        "--timing/--no-timing",
+        help="Time the quantized model's forward pass beside one with static parameters.",
+    ),
 ]
 Judged = Annotated[
     int | None,

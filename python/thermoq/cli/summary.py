@@ -41,7 +41,8 @@ def print_summary(
         )
     if result.output_cosine_similarity is not None:
         cosine = close_to_one(result.output_cosine_similarity)
-        lines.append(("outputs", f"cosine {cosine} of layer outputs, on the calibration's rows"))
+        what = f"cosine {cosine} of layer outputs with the codes alone, on the calibration's rows"
+        lines.append(("outputs", what))
     if result.budget is not None:
         lines.append(("budget", _budget_text(result.budget)))
     lines += _optimization_lines(result)

@@ -108,8 +108,9 @@ class Chooser:
         if entry.encoding == "trellis" and self._fallback is None:
             raise self._refused(
                 name,
-                "expected an encoding that GGUF can hold, got trellis; "
-                f"--fallback {' or '.join(FALLBACKS)} quantizes such tensors anew",
+                "expected an encoding that GGUF can hold, got trellis; quantize the model with "
+                f"--encoding coded, or give --fallback {' or '.join(FALLBACKS)} here, which "
+                "quantizes such tensors anew",
             )
         why = _many(entry.shape) or _why_not(entry)
         data = self._part.decode(name, self._files, "F32", self._threads)

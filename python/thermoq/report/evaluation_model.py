@@ -125,6 +125,35 @@ class SampleQuality(EvaluationPart):
     full_frechet_replicates: list[float]
 
 
+class InferenceTime(EvaluationPart):
+    """A forward pass beside one of the same quantized weights with static parameters.
+
+    Static: the ranges of one time group, no gains, no biases, no output correction, no schedule.
+    Measured in turns on one machine: no other run repeats it digit by digit.
+    """
+
+    over_static: Figure = Field(
+        description="time of a pass over that with static parameters: median of the turns' ratios, "
+        "its interval by bootstrap over turns"
+    )
+    ratios: list[float] = Field(description="one a turn")
+    static_s: float = Field(description="median time of a pass with static parameters")
+    batch_size: int = Field(description="samples or sequences of a pass")
+    num_timesteps: int = Field(description="at which turns were taken, all of them as often")
+    cpu: str
+    threads: int
+
+
+class EvaluationInputs(EvaluationPart):
+    """What was asked for that the other keys of an evaluation do not tell."""
+
+    length: int | None = Field(description="tokens of a sample; null: the default")
+    size: int | None = Field(description="pixels of an image's side; null: the model's own")
+    prompts: str | None = Field(description="fingerprint of the prompts; null: none")
+    data: str | None = Field(description="fingerprint of the held-out data; null: none")
+    scheduler: str | None = Field(description="fingerprint of its configuration; null: none")
+
+
 class Evaluation(EvaluationPart):
     """A quantized model beside the one it was made of, on inputs that no calibration saw."""
 
@@ -135,6 +164,9 @@ class Evaluation(EvaluationPart):
     inputs_key: str = Field(
         description="of all that decides what the models were given and how it was drawn; equal: "
         "the samples are pairs"
+    )
+    inputs: EvaluationInputs | None = Field(
+        default=None, description="null in evaluations that did not note them"
     )
     num_samples: int
     steps: int = Field(description="of the sampler")
@@ -149,5 +181,8 @@ class Evaluation(EvaluationPart):
     denoiser: DenoiserEvaluation | None = None
     language: LanguageEvaluation | None = None
     sample_quality: SampleQuality | None = None
+    inference: InferenceTime | None = Field(
+        default=None, description="a measurement of a machine; null: not made"
+    )
     notes: list[str]
     elapsed_s: float

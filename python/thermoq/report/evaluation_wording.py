@@ -9,6 +9,7 @@ from thermoq.report.evaluation_model import (
     DenoiserEvaluation,
     Evaluation,
     Figure,
+    InferenceTime,
     LanguageEvaluation,
     MaskedRow,
     SampleQuality,
@@ -52,6 +53,8 @@ def evaluation_tables(found: Evaluation) -> list[EvaluationTable]:
         tables += _of_language(found.language)
     if found.sample_quality is not None:
         tables.append(_of_samples(found.sample_quality))
+    if found.inference is not None:
+        tables.append(_of_inference(found.inference))
     return tables
 
 
@@ -156,3 +159,26 @@ def _of_samples(found: SampleQuality) -> EvaluationTable:
             ),
         ),
     )
+
+
+def _of_inference(found: InferenceTime) -> EvaluationTable:
+    machine = f"{found.cpu}, {counted(found.threads, 'thread')}"
+    turns = f"{len(found.ratios)} at {counted(found.num_timesteps, 'timestep')}"
+    return EvaluationTable(
+        "A forward pass beside one with static parameters, in turns; a measurement of the machine "
+        f"({machine}), its interval over turns",
+        ("", "batch", "turns", "static", "over static"),
+        (
+            (
+                "inference",
+                whole(found.batch_size),
+                turns,
+                f"{significant(1e3 * found.static_s)} ms",
+                _with_interval(found.over_static, _ratio),
+            ),
+        ),
+    )
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.3f}"

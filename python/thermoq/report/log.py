@@ -26,6 +26,7 @@ from thermoq.report.wording import (
     duration,
     fixed,
     groups,
+    other_activation_bits,
     outcome,
     scheme_text,
     shape,
@@ -99,7 +100,8 @@ def _settings(report: Report) -> Iterator[str]:
     most = " in most of the body" if report.budget else ""
     yield f"bit width: {report.bit_width}{most}"
     yield f"encoding: {report.encoding}, {groups(report)}{most}"
-    yield f"activation bits: {report.activation_bits}"
+    others = other_activation_bits(report)
+    yield f"activation bits: {report.activation_bits}" + (f", {others}" if others else "")
     yield f"time groups: {report.num_time_groups}"
     yield f"sampling steps: {report.sampling_steps}"
     yield f"parameter source: {source_text(report.parameter_source)}"
@@ -260,7 +262,7 @@ def _headline(report: Report) -> Iterator[str]:
     yield f"cosine similarity: {fixed(report.cosine_similarity)}"
     if report.output_cosine_similarity is not None:
         cosine = close_to_one(report.output_cosine_similarity)
-        yield f"output cosine similarity: {cosine}, on the calibration's rows"
+        yield f"output cosine similarity: {cosine}, of the codes alone, on the calibration's rows"
     yield f"relative squared error: {significant(report.relative_squared_error)}"
     yield f"compression ratio: {significant(report.compression_ratio)} on disk"
     yield f"nominal compression ratio: {report.nominal_compression_ratio:.3g}, not measured"

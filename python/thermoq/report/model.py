@@ -87,6 +87,9 @@ class LayerTimeParameters(ReportPart):
     bin_maximum: list[float] | None = Field(
         default=None, description="largest input in each, at least 0"
     )
+    activation_bits: int | None = Field(
+        default=None, description="of the zero points; null: those of the run"
+    )
     scale_jump: list[float] = Field(description="per boundary, clipped to 1")
     zero_point_jump: list[float]
     unclipped_scale_jump: list[float]
@@ -314,7 +317,9 @@ class SmoothingSummary(ReportPart):
     """Phase 2's schedule over timesteps: how parameters move between time groups."""
 
     interpolation: Interpolation
-    window: float | None = Field(description="that was asked for; null: the widest that fits")
+    window: float | None = Field(
+        description="that was asked for; null: half of the widest that fits"
+    )
     windows: list[float] = Field(
         description="half widths in timesteps, per boundary; 0: it is crossed at once"
     )
@@ -360,6 +365,9 @@ class Thermodynamics(ReportPart):
         description="what smoothness_score would be with the widest windows, by interpolation; "
         "null where there is no boundary",
     )
+    default_window_scores: dict[Interpolation, float] | None = Field(
+        default=None, description="the same with the windows that are the default"
+    )
     before: SmoothnessBefore | None = Field(
         default=None, description="null where the run smoothed and optimized nothing"
     )
@@ -395,7 +403,8 @@ class Report(ReportPart):
     boundary_scores: list[float] | None = None
     cosine_similarity: float | None
     output_cosine_similarity: float | None = Field(
-        description="mean over calibrated layers, weighted by their number of weights"
+        description="mean over calibrated layers, weighted by their number of weights; of the "
+        "codes alone: what Phases 2 and 3 add is in optimization.output_errors"
     )
     relative_squared_error: float | None
     compression_ratio: float

@@ -36,6 +36,11 @@ class LayerOptimization(OptimizationPart):
     )
     zero_point_tau_squared: float | None
     gain_tau_squared: float | None
+    range_coupling: float | None = Field(
+        default=None,
+        description="what is left of the run's coupling for its ranges: it is weakened until no "
+        "time group's output loses over 1 % by it; null in reports from before",
+    )
 
 
 class RowChoiceTotal(OptimizationPart):
@@ -68,6 +73,9 @@ class OptimizationSummary(OptimizationPart):
 
     coupling: float
     gain_estimator: GainEstimator
+    weakened_layers: int | None = Field(
+        default=None, description="whose ranges are coupled less than was asked for"
+    )
     sequential: SequentialSummary | None = Field(
         default=None, description="null where layers were fitted to full-precision inputs"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from thermoq.report.model import LayerRow, Report, Sizes
 from thermoq.report.optimization_model import (
@@ -13,6 +14,8 @@ from thermoq.report.optimization_model import (
 )
 from thermoq.report.wording import counted, significant, whole
 from thermoq.terms import RowChoice
+
+_CLOSE: Final = 0.01  # of an error: what the choice of a layer passes over too
 
 CHOICE_WORDS: Mapping[RowChoice, str] = {
     "none": "none",
@@ -30,7 +33,22 @@ def choices_text(found: OptimizationSummary) -> str:
 
 
 def choices_verdict(found: OptimizationSummary) -> str:
-    """What that says of time groups, in a sentence."""
+    """What that says of time groups, in a sentence or two."""
+    return " ".join([_layers_verdict(found), *_whole_verdict(found.output_errors)])
+
+
+def _whole_verdict(errors: Mapping[RowChoice, float]) -> Iterator[str]:
+    """Yield what time groups would add to pooled gains over all layers, if that is nothing."""
+    if "pooled" not in errors or "per_time_group" not in errors:
+        return
+    if errors["per_time_group"] >= (1.0 - _CLOSE) * errors["pooled"]:
+        yield (
+            "Over all layers time groups add nothing to pooled gains: "
+            f"{errors_text({key: errors[key] for key in ('pooled', 'per_time_group')})}."
+        )
+
+
+def _layers_verdict(found: OptimizationSummary) -> str:
     layers = {row.row_choice: row.num_layers for row in found.row_choices}
     if not layers["pooled"] and not layers["per_time_group"]:
         return "No layer's rows gain from a correction on held-out inputs."
@@ -45,6 +63,14 @@ def choices_verdict(found: OptimizationSummary) -> str:
             "one for the whole trajectory, in every layer that has some."
         )
     return "Each layer has the cheapest that comes within 1 % of the best on held-out inputs."
+
+
+def coupling_text(found: OptimizationSummary) -> str:
+    """What draws time groups together, and where less of it, e.g. `1, in 3 layers less`."""
+    if not found.weakened_layers:
+        return f"{found.coupling:g}"
+    layers = counted(found.weakened_layers, "layer")
+    return f"{found.coupling:g}, of ranges less in {layers}, whose outputs would lose by it"
 
 
 def errors_text(errors: Mapping[RowChoice, float]) -> str:
@@ -83,7 +109,7 @@ def optimization_lines(report: Report) -> Iterator[str]:
     found = report.optimization
     if found is None:
         return
-    yield f"coupling: {found.coupling:g}"
+    yield f"coupling: {coupling_text(found)}"
     yield f"gain estimator: {found.gain_estimator}"
     yield f"row gains and biases: {choices_text(found)}"
     yield choices_verdict(found)

@@ -9,17 +9,19 @@ relative to the first group. Positions are percentages, as in `charts`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from thermoq.report.curves import Knots, Window, knots_of
 from thermoq.report.model import LayerRow, LayerTimeParameters, Report, TimeGroupRow
 from thermoq.report.order import full_name, labels_of
 from thermoq.report.scales import Axis, Tick, even_steps, ratio_steps
-from thermoq.report.wording import TIMES
+from thermoq.report.wording import TIMES, activation_bits
 
 PATH_UNITS = 1000
 """Paths live in a square of this side that the page stretches over the plot."""
+
+_Quantity = Literal["scale", "zero_point", "zero_point_share"]
 
 _CROWDED = 80  # step lines whose verticals would run into one another
 
@@ -47,9 +49,13 @@ class StepLine:
 
 @dataclass(frozen=True)
 class TrajectoryChart:
-    """A parameter of every layer over the trajectory."""
+    """A parameter of every layer over the trajectory.
 
-    quantity: Literal["scale", "zero_point"]
+    `bits` are those of the codes that zero points are among; where layers differ in them it is
+    None, and zero points are shares of each layer's range of codes.
+    """
+
+    quantity: _Quantity
     bands: list[TimeBand]
     time_ticks: list[Tick]
     value_ticks: list[Tick]
@@ -59,6 +65,7 @@ class TrajectoryChart:
     left_out: int
     crowded: bool
     windows: list[Window]
+    bits: int | None = None
 
 
 def time_bands(report: Report) -> list[TimeBand]:
@@ -102,17 +109,28 @@ def zero_point_chart(report: Report) -> TrajectoryChart | None:
     lines = _values(report, lambda parameters: parameters.zero_point)
     if all(min(values) == max(values) for _, values in lines):
         return None
-    axis = Axis(float(2**report.activation_bits - 1), 0.0)
-    ticks = [
-        Tick(axis.percent(step), f"{step:g}") for step in (0, *_quarters(report.activation_bits))
-    ]
     knots = knots_of(report, crowded=len(lines) > _CROWDED)
-    return _trajectory(report, "zero_point", lines, axis, ticks, 0, knots)
+    different = {activation_bits(report, row) for row, _ in lines}
+    if len(different) > 1:
+        lines = [(row, _shares(report, row, values)) for row, values in lines]
+        axis = Axis(1.0, 0.0)
+        ticks = [Tick(axis.percent(share), f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
+        return _trajectory(report, "zero_point_share", lines, axis, ticks, 0, knots)
+    (bits,) = different
+    axis = Axis(float(2**bits - 1), 0.0)
+    ticks = [Tick(axis.percent(step), f"{step:g}") for step in (0, *_quarters(bits))]
+    return replace(_trajectory(report, "zero_point", lines, axis, ticks, 0, knots), bits=bits)
 
 
-def _quarters(activation_bits: int) -> list[int]:
-    top = 2**activation_bits
+def _quarters(bits: int) -> list[int]:
+    top = 2**bits
     return [top // 4, top // 2, 3 * top // 4, top - 1]
+
+
+def _shares(report: Report, row: LayerRow, zero_points: Sequence[float]) -> list[float]:
+    """A layer's zero points over the largest of its codes."""
+    top = 2 ** activation_bits(report, row) - 1
+    return [value / top for value in zero_points]
 
 
 def _time_parameters(row: LayerRow) -> LayerTimeParameters | None:
@@ -139,7 +157,7 @@ def _values(
 
 def _trajectory(
     report: Report,
-    quantity: Literal["scale", "zero_point"],
+    quantity: _Quantity,
     lines: Sequence[tuple[LayerRow, list[float]]],
     axis: Axis,
     ticks: list[Tick],
@@ -192,18 +210,19 @@ def _trajectory(
 
 
 def _at_knots(
-    knots: Knots, row: LayerRow, quantity: str, values: Sequence[float], report: Report
+    knots: Knots, row: LayerRow, quantity: _Quantity, values: Sequence[float], report: Report
 ) -> list[float]:
     """What is in force for a layer with these `values` per time group, at each knot."""
     if quantity == "scale":
         return knots.blended(values)
     assert row.time_parameters is not None
-    return knots.zero_points(row.time_parameters, report.activation_bits)
+    found = knots.zero_points(row.time_parameters, activation_bits(report, row))
+    return found if quantity == "zero_point" else _shares(report, row, found)
 
 
 def _mean_path(
     report: Report,
-    quantity: Literal["scale", "zero_point"],
+    quantity: _Quantity,
     lines: Sequence[tuple[LayerRow, list[float]]],
     means: Sequence[float],
     bands: Sequence[TimeBand],

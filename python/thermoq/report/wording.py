@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -69,6 +70,27 @@ def smoothing_text(smoothing: SmoothingSummary) -> str:
             "is less."
         )
     return text
+
+
+def activation_bits(report: Report, row: LayerRow) -> int:
+    """The bits of a layer's inputs, whether it has any of its own or those of the run."""
+    own = None if row.time_parameters is None else row.time_parameters.activation_bits
+    return own or report.activation_bits
+
+
+def other_activation_bits(report: Report) -> str:
+    """The layers whose inputs have other bits than the run's, e.g. `8 in 6 layers`; or nothing.
+
+    `none` are those of layers that could have time parameters, where others have.
+    """
+    rows = [row for row in report.layers if row.in_headline]
+    bits = Counter(activation_bits(report, row) for row in rows if row.time_parameters)
+    others = [one for one in sorted(bits) if one != report.activation_bits]
+    texts = [f"{one} in {counted(bits[one], 'layer')}" for one in others]
+    left = len(rows) - sum(bits.values())
+    if bits and left:
+        texts.append(f"none in {counted(left, 'layer')}")
+    return ", ".join(texts)
 
 
 def before_text(before: SmoothnessBefore) -> str:
