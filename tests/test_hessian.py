@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from reference import F32, Floats
 from thermoq import _core, inverse_gram
+from thermoq.blas_threads import SMALL_WEIGHTS
 from thermoq.calibration.statistics import InputStatistics
 from thermoq.errors import InputError
 from thermoq.hessian import quantize_hessian
@@ -124,7 +125,7 @@ def test_wrong_sweeps_are_refused() -> None:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("way", ["dense", "low rank"])
+@pytest.mark.parametrize("way", ["dense", "dense, in f32", "low rank"])
 @pytest.mark.parametrize("samples", [5, 40, 200])
 def test_compensation(way: str, samples: int) -> None:
     weights, inputs = layer(12, 90, samples)
@@ -134,9 +135,9 @@ def test_compensation(way: str, samples: int) -> None:
     largest = np.abs(upper).max()
     blocks = [slice(0, 24), slice(24, 80), slice(80, 90)]
     found: Compensation = (
-        Dense(inputs, damping, blocks)
-        if way == "dense"
-        else LowRank(inputs, damping, blocks, len(weights))
+        LowRank(inputs, damping, blocks, len(weights))
+        if way == "low rank"
+        else Dense(inputs, damping, blocks, len(weights) if way == "dense" else SMALL_WEIGHTS)
     )
     for number, block in enumerate(blocks):
         own, change = found.before(number, weights[:, : block.start])
@@ -163,7 +164,7 @@ def test_what_f32_makes_indefinite_is_factored_in_f64(monkeypatch: pytest.Monkey
         return plain(rows, scale, parts)
 
     monkeypatch.setattr(inverse_gram, "_factor", refusing)
-    found = Dense(inputs, 1.0 / 200, blocks)
+    found = Dense(inputs, 1.0 / 200, blocks, SMALL_WEIGHTS)
     for number, block in enumerate(blocks):
         own, change = found.before(number, np.ones((3, block.start), F32))
         assert np.allclose(own, expected[number], rtol=1e-12)

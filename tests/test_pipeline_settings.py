@@ -225,6 +225,18 @@ quantization:
     thermoq.verify(tmp_path / "out")
 
 
+def test_effort_is_of_the_trellis_that_rules_bring(quantized: Quantized, tmp_path: Path) -> None:
+    run = quantized("dit", "BF16")
+    rules = [{"match": "*.attn1.to_q.weight", "bit_width": 2}]
+    report = thermoq.quantize(run.source, tmp_path / "out", bit_width=4, effort=1, layers=rules)
+    found = {row.name: (row.encoding, row.window_bits) for row in report.layers}
+    assert found["transformer_blocks.0.attn1.to_q.weight"] == ("trellis", 8)
+    assert found["transformer_blocks.0.attn1.to_k.weight"] == ("coded", None)
+    for others in ([], [{"match": "*", "skip": True}], [{"match": "*", "group_size": 24}]):
+        with pytest.raises(UsageError, match=r"--effort: expected null \(the encoding is not"):
+            thermoq.quantize(run.source, tmp_path / "no", bit_width=4, effort=1, layers=others)
+
+
 def test_layers_rules(quantized: Quantized, tmp_path: Path) -> None:
     run = quantized("dit", "BF16")
     config = write_config(

@@ -7,6 +7,7 @@ W^ = (first * scale_codes) * code + second * minimum_codes, with the codes of a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -58,20 +59,25 @@ class Grid:
         )
 
     def refitted(
-        self, codes: Floats, errors: Floats, factor: Floats, group_of: NDArray[np.int32]
+        self,
+        codes: Floats,
+        errors: Floats,
+        factor: Floats,
+        group_of: NDArray[np.int32],
+        product: Callable[[Floats, Floats], Floats],
     ) -> Grid:
         """Return the grid whose pair costs least if the `codes` [rows, columns] stay.
 
         `errors` are the scaled errors E R of the unit, and `factor` its part of R: a change of the
         pair by (a, b) leaves E R - a A - b B, with A and B what the pair is multiplied with, times
-        R. That is least squares in two unknowns.
+        R. That is least squares in two unknowns. `product` multiplies (`blas_threads`).
         """
         if self.kind == "coded":
             codes = codes * self.scale_codes[:, group_of]
-        by_first = codes @ factor
+        by_first = product(codes, factor)
         # The same in all rows of `affine`, and 0 in `q8`.
         minimum_codes = self.minimum_codes if self.kind == "coded" else self.minimum_codes[:1]
-        by_second = minimum_codes[:, group_of] @ factor
+        by_second = product(minimum_codes[:, group_of], factor)
         aa, ab = _dot(by_first, by_first), _dot(by_first, by_second)
         bb = _dot(by_second, by_second)
         ea, eb = _dot(errors, by_first), _dot(errors, by_second)
@@ -110,5 +116,6 @@ def grid_of(fitted: QuantizedMatrix) -> Grid:
 
 def _dot(a: Floats, b: Floats) -> NDArray[np.float64]:
     """Return the dot product of each row of `a` with its row of `b`, or with the only one."""
-    products: Floats = a @ b[0] if len(b) == 1 else np.einsum("ij,ij->i", a, b)
-    return products.astype(np.float64)
+    if len(b) == 1:
+        return np.asarray(np.einsum("ij,j->i", a, b[0]), np.float64)
+    return np.asarray(np.einsum("ij,ij->i", a, b), np.float64)

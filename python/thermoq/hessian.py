@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from thermoq import _core
 from thermoq.bit_streams import pack
-from thermoq.blas_threads import blas_threads_for
+from thermoq.blas_threads import blas_threads_for, product_for
 from thermoq.grids import CODES, PAIR, Grid, grid_of
 from thermoq.inverse_gram import compensation, damping_of
 from thermoq.weights import Matrix, QuantizedMatrix, Scheme, quantize
@@ -71,6 +71,7 @@ class _Sweep:
         self._by_activation = by_activation
         self._threads = threads
         self._rows, self._cols = weights.shape
+        self._product = product_for(weights.size)
         energy = None
         if by_activation:
             energy = np.einsum("ij,ij->j", inputs, inputs, dtype=np.float64)
@@ -90,7 +91,7 @@ class _Sweep:
             upper, change = others.before(number, self._weights[:, : block.start])
             errors = self._block(units, block, self._weights[:, block] + change, upper)
             # From here on what rounding took from the weights is in their place.
-            lost = errors @ upper.astype(np.float32) - change
+            lost = self._product(errors, upper.astype(np.float32)) - change
             self._weights[:, block] = lost
             others.after(number, lost)
         parts = self._found.parts(self._scheme)
@@ -115,7 +116,7 @@ class _Sweep:
             self._codes[:, unit.columns] = best.codes
             errors[:, part] = best.errors
             if part.stop < own.shape[1]:
-                own[:, part.stop :] -= best.errors @ upper[part, part.stop :]
+                own[:, part.stop :] -= self._product(best.errors, upper[part, part.stop :])
         return errors
 
     def _best(self, unit: _Unit, weights: Floats, factor: NDArray[np.float64]) -> _Trial:
@@ -136,7 +137,7 @@ class _Sweep:
         groups = unit.groups(self._scheme, unit.columns)
         for _ in range(_REFITS):
             codes = best.codes.astype(np.float32)
-            grid = best.grid.refitted(codes, best.errors, inverse, groups)
+            grid = best.grid.refitted(codes, best.errors, inverse, groups, self._product)
             best = best.better(self._trial(unit, weights, upper, grid))
         return best
 
@@ -157,7 +158,8 @@ class _Sweep:
                 self._threads,
             )
             if swept.stop < own.shape[1]:
-                behind = own[:, swept.stop :] - errors[:, swept] @ upper[swept, swept.stop :]
+                change = self._product(errors[:, swept], upper[swept, swept.stop :])
+                behind = own[:, swept.stop :] - change
                 own = np.concatenate([own[:, : swept.stop], behind], axis=1)
         return _Trial(grid, codes, errors, np.einsum("ij,ij->i", errors, errors))
 

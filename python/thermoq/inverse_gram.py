@@ -21,6 +21,8 @@ from typing import Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from thermoq.blas_threads import SMALL_WEIGHTS, product_for
+
 DENSE_COLUMNS: Final = 4096  # up to here H itself is small enough, whatever N is
 
 _STRETCH: Final = 512  # columns that are told in one product what those before them lost
@@ -57,22 +59,22 @@ def compensation(
     """Return the compensation of weights whose columns are the `blocks`, one after another."""
     num_rows, num_columns = inputs.shape
     if num_columns <= max(num_rows, DENSE_COLUMNS):
-        return Dense(inputs, damping, blocks)
+        return Dense(inputs, damping, blocks, num_weight_rows)
     return LowRank(inputs, damping, blocks, num_weight_rows)
 
 
 class Dense:
     """By the factor R of H."""
 
-    def __init__(self, inputs: Floats, damping: float, blocks: Sequence[slice]) -> None:
+    def __init__(
+        self, inputs: Floats, damping: float, blocks: Sequence[slice], num_weight_rows: int
+    ) -> None:
         self._blocks = blocks
-        scale = damping * max(1, len(inputs))
-        try:
-            # f32 is good enough for sums that are damped by a hundredth, and twice as fast.
-            self._inverses, self._factor = _factor(inputs, scale, blocks)
-        except np.linalg.LinAlgError:
-            self._inverses, exact = _factor(inputs.astype(np.float64), scale, blocks)
-            self._factor = exact.astype(np.float32)
+        num_weights = num_weight_rows * inputs.shape[1]
+        self._product = product_for(num_weights)
+        self._inverses, self._factor = _factored(
+            inputs, damping * max(1, len(inputs)), blocks, num_weights < SMALL_WEIGHTS
+        )
         self._stretch = slice(0, 0)
         self._asked = np.empty((0, 0), np.float32)
 
@@ -82,26 +84,42 @@ class Dense:
         if block.start >= self._stretch.stop:  # wide products are faster than narrow ones
             wide = (one.stop for one in self._blocks[number:] if one.stop >= block.start + _STRETCH)
             self._stretch = slice(block.start, next(wide, self._blocks[-1].stop))
-            self._asked = lost @ self._factor[: block.start, self._stretch]
+            self._asked = self._product(lost, self._factor[: block.start, self._stretch])
         first = self._stretch.start
         asked = self._asked[:, block.start - first : block.stop - first]
-        asked = asked + lost[:, first:] @ self._factor[first : block.start, block]
+        asked = asked + self._product(lost[:, first:], self._factor[first : block.start, block])
         own = self._inverses[number]
-        return own, asked @ own.astype(np.float32)
+        return own, self._product(asked, own.astype(np.float32))
 
     def after(self, number: int, lost: Floats) -> None:
         """Nothing: it comes back as part of what all blocks have lost."""
 
 
+def _factored(
+    inputs: Floats, scale: float, blocks: Sequence[slice], is_small: bool
+) -> tuple[list[Doubles], Floats]:
+    """Return what `_factor` does; of large layers in f32, unless that fails.
+
+    It is good enough for sums that are damped by a hundredth, and twice as fast.
+    """
+    if not is_small:
+        try:
+            return _factor(inputs, scale, blocks)
+        except np.linalg.LinAlgError:
+            pass
+    inverses, factor = _factor(inputs.astype(np.float64), scale, blocks)
+    return inverses, factor.astype(np.float32)
+
+
 def _factor(
     inputs: NDArray[Real], scale: float, blocks: Sequence[slice]
 ) -> tuple[list[Doubles], NDArray[Real]]:
-    """Return U[B, B] of each block, and R above its diagonal blocks; the rest is undefined.
+    """Return U[B, B] of each block, and R above its diagonal blocks, the rest being 0.
 
     Raises LinAlgError where rounding has made H indefinite.
     """
     num_columns = inputs.shape[1]
-    factor = np.empty((num_columns, num_columns), inputs.dtype)
+    factor = np.zeros((num_columns, num_columns), inputs.dtype)
     inverses: list[Doubles] = []
     for block in reversed(blocks):
         part = inputs[:, : block.stop].T @ inputs[:, block]

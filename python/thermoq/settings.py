@@ -192,8 +192,15 @@ class QuantizationConfig(Settings):
 
     @property
     def _may_have_trellis(self) -> bool:
-        encodings = [rule.encoding for rule in self.layers]
-        return "trellis" in (*encodings, self.encoding_choice.encoding_of(self.bit_width))
+        choice = self.encoding_choice
+        by_rules = (
+            choice.for_rule(rule.encoding, rule.group_size).encoding_of(
+                rule.bit_width or self.bit_width
+            )
+            for rule in self.layers
+            if not rule.skip
+        )
+        return "trellis" in (choice.encoding_of(self.bit_width), *by_rules)
 
     @model_validator(mode="after")
     def _has_one_budget(self) -> QuantizationConfig:

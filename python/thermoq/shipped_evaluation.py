@@ -1,8 +1,8 @@
 """Evaluations of the demo's variants that are bundled: for where there is no torch to run them.
 
 They are of certain codes. Codes of another build or other settings have no figures here; time
-parameters may differ in their last digits, as those of `hessian` and of Phase 3 do between BLAS
-builds, but must come to the same figures.
+parameters may differ in their last digits, as those of Phase 3 do between BLAS kernels, but must
+come to the same figures.
 """
 
 from __future__ import annotations
@@ -47,10 +47,7 @@ class ShippedEvaluations(EvaluationPart):
         if settings != (report.bit_width, report.num_time_groups):
             return f"the shipped figures are of INT{settings[0]} and {settings[1]} time groups"
         if shipped.codes != digest_of(codes):
-            return (
-                "the shipped figures are of other codes (`hessian` rounds otherwise with another "
-                "BLAS)"
-            )
+            return "the shipped figures are of other codes"
         found = figures_of(report)
         if found.keys() != shipped.figures.keys() or any(
             abs(found[key] - value) > _TOLERANCE * abs(value)

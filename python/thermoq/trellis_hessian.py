@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermoq import _core
-from thermoq.blas_threads import blas_threads_for
+from thermoq.blas_threads import blas_threads_for, product_for
 from thermoq.hessian import DAMPING
 from thermoq.inverse_gram import compensation, damping_of
 from thermoq.matrices import MAX_MAGNITUDE
@@ -75,6 +75,7 @@ class _Sweep:
         self._scheme = scheme
         self._threads = threads
         self._rows, self._cols = weights.shape
+        self._product = product_for(weights.size)
         energy = np.einsum("ij,ij->j", inputs, inputs, dtype=np.float64)
         self._groups = _groups(scheme, self._cols, energy if by_activation else None)
         self._order = np.concatenate([np.empty(0, np.intp), *self._groups])
@@ -96,7 +97,7 @@ class _Sweep:
             factor = upper.astype(np.float32)
             errors = self._round(block, self._weights[:, own] + change, factor)
             # From here on what rounding took from the weights is in their place.
-            lost = errors @ factor - change
+            lost = self._product(errors, factor) - change
             self._weights[:, own] = lost
             others.after(number, lost)
         self._fit()
@@ -133,7 +134,8 @@ class _Sweep:
             )
             self._keep(streams, self._order[block.start + swept.start : block.start + swept.stop])
             if swept.stop < own.shape[1]:
-                own[:, swept.stop :] -= errors[:, swept] @ factor[swept, swept.stop :]
+                behind = factor[swept, swept.stop :]
+                own[:, swept.stop :] -= self._product(errors[:, swept], behind)
         return errors
 
     def _keep(self, streams: NDArray[np.uint8], columns: NDArray[np.intp]) -> None:
@@ -152,12 +154,12 @@ class _Sweep:
         decoded = dequantize_trellis(ones, self._scheme, *shape, threads=self._threads)
         values = decoded.view(np.float32).reshape(shape)
         ridge = self._damping * max(1, len(self._inputs))
-        wanted = self._source @ self._inputs.T
+        wanted = self._product(self._source, self._inputs.T)
         outputs = np.empty((groups, *wanted.shape), np.float32)
         gram, along = np.empty((rows, groups, groups)), np.empty((rows, groups))
         for group in range(groups):
             own = slice(group * self._scheme.group_size, (group + 1) * self._scheme.group_size)
-            outputs[group] = values[:, own] @ self._inputs[:, own].T
+            outputs[group] = self._product(values[:, own], self._inputs[:, own].T)
             along[:, group] = _products(outputs[group], wanted)
             along[:, group] += ridge * _products(values[:, own], self._source[:, own])
             for other in range(group + 1):

@@ -44,7 +44,7 @@ def assert_export_has_the_errors(report: Report, model: Path, output: Path) -> N
 
 
 @pytest.mark.parametrize("rotation", ["none", "hadamard"])
-@pytest.mark.parametrize("encoding", ["affine", "coded"])
+@pytest.mark.parametrize("encoding", ["affine", "coded", "trellis"])
 @pytest.mark.parametrize("method", ["lsq", "hessian"])
 def test_every_combination(
     model: Path, calibration: Path, tmp_path: Path, method: str, encoding: str, rotation: str

@@ -403,9 +403,12 @@ def test_packed_layers_move_and_change_dtype(made: Any) -> None:
     assert model.to(torch.bfloat16).linear.weight.dtype == torch.bfloat16
 
 
-def test_without_calibration_inputs_stay_as_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["coded", "trellis"])
+def test_without_calibration_inputs_stay_as_they_are(tmp_path: Path, encoding: str) -> None:
     model = source(tmp_path / "model")
-    thermoq.quantize(model, tmp_path / "out", rotation="hadamard", bit_width=2, threads=1)
+    thermoq.quantize(
+        model, tmp_path / "out", encoding=encoding, rotation="hadamard", bit_width=2, threads=1
+    )
     thermoq.export(tmp_path / "out", tmp_path / "dense", dtype="float32")
     dense = {k: torch.from_numpy(v) for k, v in models.float_tensors(tmp_path / "dense").items()}
     plain, inputs = Layers(), inputs_for(2)
