@@ -31,6 +31,7 @@ from thermoq.evaluation.sums import SumsOverTrajectory
 from variants import MODEL_ITSELF
 
 OPTIMIZE = PHASES["Phase 3"]
+WINDOWS, TIMESTEPS = (0.125, 0.25, 0.5, 0.75, 1.0), 1000  # of 4 time groups
 SEARCH: Settings = {"clip_search": True}  # by default only with fewer bits
 RANGES_ALONE: Settings = {**UNCORRECTED, "row_choice": "none"}
 PROTOTYPE_UNCORRECTED = "the prototype: 0.71"
@@ -55,7 +56,7 @@ def report(options: PhaseOptions) -> Report:
         missing = [*table.lines, *workshop.missing]
     what = (
         "demo model at INT2, codes of hessian (affine: 64 weights a group, unrotated; defaults: "
-        f"coded), inputs at {ACTIVATION_BITS} bits, 4 time groups: output error over "
+        f"trellis, rotated), inputs at {ACTIVATION_BITS} bits, 4 time groups: output error over "
         f"{options.samples} held-out trajectories of {options.steps} steps, and the mean of the "
         "quarters' ratios to Phase 1 on the affine codes; noisiest quarter first"
     )
@@ -106,7 +107,8 @@ def best(table: Table) -> list[Result]:
     """Measure Phase 3 with the weight methods that lose least."""
     ways: dict[str, Settings] = {
         "affine, rotated": ROTATED,
-        "coded, rotated": {"method": "hessian", "rotation": "hadamard"},
+        "coded, rotated": {"method": "hessian", "rotation": "hadamard", "encoding": "coded"},
+        "trellis, rotated": DEFAULTS,
     }
     first, results = table.sums["Phase 1, affine"], []
     for name, settings in ways.items():
@@ -137,8 +139,11 @@ def weights_alone(table: Table) -> list[Result]:
 
 
 def ablation() -> Iterator[tuple[Any, ...]]:
-    """Yield the name and the settings of each step of Phase 3 by itself, on the affine codes."""
+    """Yield the name and the settings of each step by itself, on the affine codes."""
     kept: Settings = {"clip_search": False}
+    for share in WINDOWS:
+        window = {"window": share * TIMESTEPS / 4 / 2}
+        yield f"2: windows of {share:g} of the widest", PHASES["Phase 2"], window
     yield "3: clip search alone", OPTIMIZE, RANGES_ALONE, SEARCH, {"coupling": 0}
     yield "3: coupling of ranges alone", OPTIMIZE, RANGES_ALONE, kept
     yield "3: clip search, coupling", OPTIMIZE, RANGES_ALONE, SEARCH

@@ -52,7 +52,7 @@ def report(options: PhaseOptions) -> Report:
         lines = [*table.lines, *workshop.missing]
     what = (
         "masked language model at INT2 (hessian, lsq: affine, 64 weights a group; defaults: "
-        f"coded), inputs at 8 bits, 4 time groups: {table.samples} windows of {LENGTH} tokens of "
+        f"trellis), inputs at 8 bits, 4 time groups: {table.samples} windows of {LENGTH} tokens of "
         f"held-out text, {options.seeds} rounds of masks, at mask ratios "
         f"{', '.join(map(str, RATIOS))}; KL from full precision; the first column is the mean over "
         "mask ratios of KL over that of Phase 1 with the same method"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from reports import Options
 
 AFFINE: Mapping[str, object] = {"encoding": "affine", "group_size": 64}
+CODED: Mapping[str, object] = {"encoding": "coded"}
 BIT_WIDTH = 2
 COST = ("bits/weight", "quantize, s")
 MODEL_ITSELF = "trajectory"  # the calibration along the model's own trajectory alone
@@ -71,7 +72,7 @@ LSQ = Variant("lsq", {"method": "lsq", **AFFINE})
 
 
 def standard(calibration: str) -> tuple[Variant, ...]:
-    """Return what every table shows: the methods on the same grid, then the coded defaults.
+    """Return what every table shows: the methods on the same grid, then coded and trellis codes.
 
     `hessian` and the importances take the calibration of this name.
     """
@@ -86,10 +87,11 @@ def standard(calibration: str) -> tuple[Variant, ...]:
         Variant("GPTQ, minmax grid", LSQ.settings, calibration, "minmax"),
         Variant("GPTQ, lsq grid", LSQ.settings, calibration, "lsq"),
         Variant("GPTQ, weighted lsq grid", LSQ.settings, calibration, "weighted lsq"),
-        Variant("lsq coded", {"method": "lsq"}),
-        Variant("lsq coded, importances", {"method": "lsq"}, calibration),
-        Variant("hessian coded", hessian, calibration),
-        Variant("hessian coded, rotated", rotated, calibration),
+        Variant("lsq coded", {"method": "lsq", **CODED}),
+        Variant("lsq coded, importances", {"method": "lsq", **CODED}, calibration),
+        Variant("hessian coded", {**hessian, **CODED}, calibration),
+        Variant("hessian coded, rotated", {**rotated, **CODED}, calibration),
+        Variant("hessian trellis, rotated", {**rotated, "encoding": "trellis"}, calibration),
     )
 
 

@@ -35,6 +35,7 @@ from measuring import (
 RUNS = 5
 QUANTIZE_RUNS = 3
 TWO_BITS = ("--bit-width", "2")
+CODED = ("--encoding", "coded")  # what trellis takes: trellis.py --checkpoint
 POWER_ITERATIONS = 4  # what the prior takes
 _READ_AT_ONCE = 1 << 24
 
@@ -66,8 +67,8 @@ def measure(options: Options) -> list[Result]:
     note("whole process: thermoq quantize")
     fitted, budgeted = [], []
     for _ in range(QUANTIZE_RUNS):
-        fitted.append(run(model, output, "quantize", *TWO_BITS))
-        budgeted.append(run(model, output, "quantize", "--target-bits", "3.5"))
+        fitted.append(run(model, output, "quantize", *TWO_BITS, *CODED))
+        budgeted.append(run(model, output, "quantize", "--target-bits", "3.5", *CODED))
     shutil.rmtree(output)
     limit_mb = (2 * max(tensors) + 250e6) / 1e6
     elapsed_s = median(one.elapsed_s for one in runs)
@@ -115,7 +116,9 @@ def measure(options: Options) -> list[Result]:
             detail="without the power iteration too",
         ),
         *least_squares(fitted, weights, limit_mb, "thermoq quantize, lsq coded INT2", 70),
-        *least_squares(budgeted, weights, limit_mb, "thermoq quantize --target-bits 3.5", None),
+        *least_squares(
+            budgeted, weights, limit_mb, "thermoq quantize --target-bits 3.5, coded", None
+        ),
     ]
 
 

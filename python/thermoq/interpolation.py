@@ -143,9 +143,8 @@ def window_limits(groups: TimeGroups) -> tuple[float, ...]:
 def default_windows(groups: TimeGroups) -> tuple[float, ...]:
     """Return each boundary's window where none is asked for: half of its limit.
 
-    A sampler's largest step within such a window is twice that of the widest, but half as much of
-    the trajectory has parameters of neither group, and with it goes half of what smoothing costs
-    in output error (`python bench/phases.py knee`).
+    Wider ones hardly raise the smoothness score and cost more output error, narrower ones leave
+    violations in single layers (docs/phases.md).
     """
     return tuple(limit / 2.0 for limit in window_limits(groups))
 
