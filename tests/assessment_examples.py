@@ -6,7 +6,8 @@ from typing import Any
 
 from thermoq.expectations import Figures, Windows
 from thermoq.next_commands import Run
-from thermoq.report.model import Assessment, Violation
+from thermoq.report.model import Assessment
+from thermoq.report.thermodynamics_model import Violation
 
 
 def violations(*severities: str) -> list[Violation]:

@@ -12,26 +12,27 @@ from typing import Any
 
 from thermoq.report.model import (
     Assessment,
-    Boundary,
     CalibrationSummary,
     Characteristic,
     ClassRow,
     CopiedRow,
     LayerRow,
-    LayerTimeParameters,
     Pattern,
     Provenance,
     Report,
-    Severity,
     Sizes,
+)
+from thermoq.report.order import full_name
+from thermoq.report.thermodynamics_model import (
+    Boundary,
+    LayerTimeParameters,
     SmoothingSummary,
     SmoothnessBefore,
     Thermodynamics,
     TimeGroupRow,
     Violation,
 )
-from thermoq.report.order import full_name
-from thermoq.terms import Interpolation
+from thermoq.terms import Interpolation, Severity
 
 BLOCK_MODULES = (
     ("attn1.to_q", "body", (1152, 1152)),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from assessment_examples import windows
 from thermoq.patterns import common_violation_patterns, find_patterns
-from thermoq.report.model import Violation
+from thermoq.report.thermodynamics_model import Violation
 
 
 def violation(at: int, scale: float, zero_point: float = 0.0) -> Violation:

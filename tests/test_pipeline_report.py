@@ -14,7 +14,8 @@ import thermoq
 from conftest import Run
 from safetensors_files import write_json, write_safetensors
 from thermoq.config import QuantizationConfig
-from thermoq.report.model import LayerRow, LayerTimeParameters
+from thermoq.report.model import LayerRow
+from thermoq.report.thermodynamics_model import LayerTimeParameters
 
 Quantized = Callable[[str, str], Run]
 

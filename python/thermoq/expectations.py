@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from thermoq.report.model import Characteristic, Violation
+from thermoq.report.model import Characteristic
+from thermoq.report.thermodynamics_model import Violation
 from thermoq.report.wording import close_to_one
 from thermoq.terms import Interpolation, Phase, Severity
 

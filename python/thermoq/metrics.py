@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from thermoq import _core
 from thermoq.interpolation import TimeSchedule, piecewise
-from thermoq.report.model import Boundary, Violation
+from thermoq.report.thermodynamics_model import Boundary, Violation
 from thermoq.smoothing import crossings, group_means
 from thermoq.terms import SEVERITIES, Severity
 from thermoq.time_parameters import TimeParameters

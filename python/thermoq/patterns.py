@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from thermoq.expectations import Windows
-from thermoq.report.model import Pattern, Violation
+from thermoq.report.model import Pattern
+from thermoq.report.thermodynamics_model import Violation
 from thermoq.report.wording import timestep
 from thermoq.terms import Interpolation, ParameterSource, Phase
 

@@ -29,10 +29,8 @@ from thermoq.report.model import (
     Provenance,
     Report,
     Sizes,
-    SmoothingSummary,
-    SmoothnessBefore,
-    Thermodynamics,
 )
+from thermoq.report.thermodynamics_model import SmoothingSummary, SmoothnessBefore, Thermodynamics
 from thermoq.size_budget import headline_settings
 from thermoq.terms import ParameterSource
 from thermoq.validation import Trajectory, Validated, sampling_steps_of

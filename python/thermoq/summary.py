@@ -15,14 +15,9 @@ from thermoq.optimization import OptimizedLayer
 from thermoq.optimization_summary import layer_optimization
 from thermoq.outputs import OutputError
 from thermoq.plan import TensorPlan
-from thermoq.report.model import (
-    ClassRow,
-    CopiedRow,
-    LayerRow,
-    LayerTimeParameters,
-    Sizes,
-)
+from thermoq.report.model import ClassRow, CopiedRow, LayerRow, Sizes
 from thermoq.report.plan import SchemeRow
+from thermoq.report.thermodynamics_model import LayerTimeParameters
 from thermoq.terms import LAYER_CLASSES, Method
 from thermoq.time_parameters import TimeParameters
 from thermoq.weights import Scheme, WeightError

@@ -11,7 +11,7 @@ from thermoq.expectations import Windows
 from thermoq.interpolation import TimeSchedule, default_windows, piecewise, smoothed, window_limits
 from thermoq.metrics import ScoreStatistics, Smoothness, smoothness
 from thermoq.prior import prior_parameters
-from thermoq.report.model import TimeGroupRow
+from thermoq.report.thermodynamics_model import TimeGroupRow
 from thermoq.schedule import NoiseSchedule, TimeGroups
 from thermoq.summary import LayerResult
 from thermoq.terms import INTERPOLATIONS, Interpolation

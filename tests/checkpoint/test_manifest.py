@@ -26,7 +26,7 @@ from thermoq.checkpoint.trajectory_entries import (
     TimeGroupTable,
 )
 from thermoq.errors import InputError
-from thermoq.report.model import LayerTimeParameters
+from thermoq.report.thermodynamics_model import LayerTimeParameters
 from thermoq.reporting import report_for_manifest
 from thermoq.schedule import NoiseSchedule
 from thermoq.weights import Scheme

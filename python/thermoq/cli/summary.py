@@ -10,7 +10,8 @@ import typer
 from thermoq.cli.console import megabytes
 
 if TYPE_CHECKING:
-    from thermoq.report.model import BudgetResult, Report, Thermodynamics
+    from thermoq.report.model import BudgetResult, Report
+    from thermoq.report.thermodynamics_model import Thermodynamics
 
 
 def print_summary(

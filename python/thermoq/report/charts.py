@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thermoq.report.model import Boundary, Report
+from thermoq.report.model import Report
 from thermoq.report.scales import Axis, Tick, even_steps
+from thermoq.report.thermodynamics_model import Boundary
 
 
 @dataclass(frozen=True)

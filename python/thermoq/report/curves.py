@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from thermoq.interpolation import shape
-from thermoq.report.model import LayerTimeParameters, Report
+from thermoq.report.model import Report
 from thermoq.report.scales import Axis
+from thermoq.report.thermodynamics_model import LayerTimeParameters
 from thermoq.time_parameters import activation_at
 
 _POINTS = 12

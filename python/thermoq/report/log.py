@@ -7,15 +7,10 @@ from pathlib import Path
 
 from thermoq.report.atomic import atomic_text
 from thermoq.report.evaluation_wording import evaluation_lines
-from thermoq.report.model import (
-    CopiedRow,
-    LayerRow,
-    LayerTimeParameters,
-    Report,
-    Thermodynamics,
-)
+from thermoq.report.model import CopiedRow, LayerRow, Report
 from thermoq.report.optimization_wording import layer_line, optimization_lines
 from thermoq.report.order import full_name, network_order
+from thermoq.report.thermodynamics_model import LayerTimeParameters, Thermodynamics
 from thermoq.report.wording import (
     VALIDATION_KEY,
     before_text,

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from thermoq.report.curves import Knots, Window, knots_of
-from thermoq.report.model import LayerRow, LayerTimeParameters, Report, TimeGroupRow
+from thermoq.report.model import LayerRow, Report
 from thermoq.report.order import full_name, labels_of
 from thermoq.report.scales import Axis, Tick, even_steps, ratio_steps
+from thermoq.report.thermodynamics_model import LayerTimeParameters, TimeGroupRow
 from thermoq.report.wording import TIMES, activation_bits
 
 PATH_UNITS = 1000

@@ -7,16 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from thermoq.report.model import (
-    BudgetResult,
-    CalibrationSummary,
-    Characteristic,
-    LayerRow,
-    Report,
-    SmoothingSummary,
-    SmoothnessBefore,
-)
+from thermoq.report.model import BudgetResult, CalibrationSummary, Characteristic, LayerRow, Report
 from thermoq.report.plan import SchemeRow
+from thermoq.report.thermodynamics_model import SmoothingSummary, SmoothnessBefore
 from thermoq.terms import ParameterSource, Severity
 
 Tone = Literal["good", "bad", "neutral"]
